@@ -1,0 +1,102 @@
+//! What can go wrong between a caller and a store, classified by what the caller may do next.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{LeaseId, MAX_TXN_COMPARES, MAX_TXN_OPS, Revision};
+
+/// The call that failed, for messages and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    Connect,
+    Range,
+    Txn,
+    Watch,
+    LeaseGrant,
+    LeaseKeepAlive,
+    LeaseRevoke,
+    LeaseTtl,
+    Compact,
+    Status,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::Range => "range read",
+            Self::Txn => "transaction",
+            Self::Watch => "watch",
+            Self::LeaseGrant => "lease grant",
+            Self::LeaseKeepAlive => "lease keep-alive",
+            Self::LeaseRevoke => "lease revoke",
+            Self::LeaseTtl => "lease read",
+            Self::Compact => "compaction",
+            Self::Status => "status read",
+        })
+    }
+}
+
+/// Why a store call gave no result. Only [`Unknown`](Self::Unknown) leaves open whether a write was
+/// applied; after all others it was not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("{operation}: no registry endpoint answers ({detail}); check that etcd runs and has a leader")]
+    Unavailable { operation: Operation, detail: String },
+
+    #[error("{operation}: no answer within {after:?}; the registry is overloaded or unreachable")]
+    Timeout { operation: Operation, after: Duration },
+
+    #[error("{operation}: whether it was applied is unknown ({detail}); read again before repeating it")]
+    Unknown { operation: Operation, detail: String },
+
+    #[error("revision {asked} is compacted; list anew")]
+    Compacted { asked: Revision },
+
+    #[error("revision {asked} is in the future of this store; it was emptied or restored from a backup")]
+    FutureRevision { asked: Revision },
+
+    #[error("{operation}: the registry is out of space; compact, defragment, then disarm the etcd alarm")]
+    NoSpace { operation: Operation },
+
+    #[error("{operation}: not permitted ({detail}); check the etcd user, certificate and role")]
+    PermissionDenied { operation: Operation, detail: String },
+
+    #[error(
+        "{operation}: the registry reports corrupt data ({detail}); restore the member from a healthy one"
+    )]
+    Corrupt { operation: Operation, detail: String },
+
+    #[error("lease {id} does not exist; it expired or was revoked, grant a new one")]
+    LeaseNotFound { id: LeaseId },
+
+    #[error(
+        "a transaction of {compares} compares and {ops} operations is above the limit of \
+         {MAX_TXN_COMPARES} and {MAX_TXN_OPS}; split it"
+    )]
+    TxnTooLarge { compares: usize, ops: usize },
+
+    #[error("a transaction changes key {key:?} twice; keep the last change only")]
+    DuplicateKey { key: String },
+
+    #[error("{operation}: the request is larger than the registry accepts ({detail})")]
+    RequestTooLarge { operation: Operation, detail: String },
+
+    #[error("registry endpoint {endpoint:?} cannot be used: {detail}")]
+    Endpoint { endpoint: String, detail: String },
+
+    #[error("{operation}: refused by the registry: {detail}")]
+    Refused { operation: Operation, detail: String },
+}
+
+impl StoreError {
+    /// The write may or may not have been applied.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+
+    /// Worth trying again later as it is: nothing was applied, nothing is wrong with the request.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Timeout { .. })
+    }
+}
