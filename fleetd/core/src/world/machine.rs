@@ -1,0 +1,185 @@
+//! One machine as the engine sees it: its records, its orders, its reports.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use unit_files::UnitName;
+
+use crate::ids::Revision;
+use crate::records::{
+    LostRecord, MachineRecord, Order, PresenceRecord, StateRow, Versioned, Wanted, effective_metadata,
+};
+use crate::time::{Span, Timestamp};
+
+/// A lost marker and when this engine first read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub record: Versioned<LostRecord>,
+    /// Evictions are counted from here.
+    pub counted_from: Timestamp,
+    waited_again: bool,
+}
+
+impl Lost {
+    /// From this moment on its units may be placed elsewhere.
+    #[must_use]
+    pub fn evict_at(&self) -> Timestamp {
+        self.counted_from.plus(self.record.value.grace)
+    }
+
+    /// An election of the store resets its leases: what was lost may have been away for that reason only. Waits once
+    /// more, and only once, so that an election storm cannot keep a dead machine alive.
+    pub(super) fn wait_again(&mut self, now: Timestamp) {
+        if !self.waited_again {
+            self.waited_again = true;
+            self.counted_from = now;
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachineView {
+    record: Option<Versioned<MachineRecord>>,
+    presence: Option<Versioned<PresenceRecord>>,
+    pub(super) lost: Option<Lost>,
+    orders: BTreeMap<UnitName, Versioned<Order>>,
+    states: BTreeMap<UnitName, Versioned<StateRow>>,
+    /// Units here that name others in `Conflicts=`.
+    guards: BTreeSet<UnitName>,
+    /// Units that are to stay here: what "least loaded" counts.
+    load: u32,
+    metadata: BTreeMap<String, String>,
+}
+
+impl MachineView {
+    pub(super) fn set_record(&mut self, record: Option<Versioned<MachineRecord>>) {
+        self.record = record;
+        self.merge_metadata();
+    }
+
+    pub(super) fn set_presence(&mut self, presence: Option<Versioned<PresenceRecord>>) {
+        self.presence = presence;
+        self.merge_metadata();
+    }
+
+    fn merge_metadata(&mut self) {
+        self.metadata = effective_metadata(
+            self.presence.as_ref().map(|p| &p.value),
+            self.record.as_ref().map(|r| &r.value),
+        );
+    }
+
+    pub(super) fn set_lost(&mut self, record: Option<Versioned<LostRecord>>, read_at: Timestamp) {
+        self.lost = match (record, self.lost.take()) {
+            (None, _) => None,
+            (Some(record), Some(old)) if old.record.created == record.created => Some(Lost { record, ..old }),
+            (Some(record), _) => Some(Lost { record, counted_from: read_at, waited_again: false }),
+        };
+    }
+
+    pub(super) fn set_order(&mut self, unit: &UnitName, order: Option<Versioned<Order>>) {
+        if let Some(old) = self.orders.remove(unit) {
+            self.load -= u32::from(old.value.wanted != Wanted::Gone);
+        }
+        self.guards.remove(unit);
+        if let Some(order) = order {
+            self.load += u32::from(order.value.wanted != Wanted::Gone);
+            if !order.value.conflicts.is_empty() {
+                self.guards.insert(unit.clone());
+            }
+            self.orders.insert(unit.clone(), order);
+        }
+    }
+
+    pub(super) fn set_state(&mut self, unit: &UnitName, row: Option<Versioned<StateRow>>) {
+        match row {
+            Some(row) => self.states.insert(unit.clone(), row),
+            None => self.states.remove(unit),
+        };
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.record.is_none()
+            && self.presence.is_none()
+            && self.lost.is_none()
+            && self.orders.is_empty()
+            && self.states.is_empty()
+    }
+
+    /// Without presence, not marked as lost, and not forgotten.
+    pub(super) fn needs_marker(&self) -> bool {
+        self.presence.is_none() && self.lost.is_none() && !self.is_forgotten()
+    }
+
+    #[must_use]
+    pub fn record(&self) -> Option<&Versioned<MachineRecord>> {
+        self.record.as_ref()
+    }
+    #[must_use]
+    pub fn presence(&self) -> Option<&Versioned<PresenceRecord>> {
+        self.presence.as_ref()
+    }
+    #[must_use]
+    pub fn lost(&self) -> Option<&Lost> {
+        self.lost.as_ref()
+    }
+    #[must_use]
+    pub fn orders(&self) -> &BTreeMap<UnitName, Versioned<Order>> {
+        &self.orders
+    }
+    #[must_use]
+    pub fn states(&self) -> &BTreeMap<UnitName, Versioned<StateRow>> {
+        &self.states
+    }
+    #[must_use]
+    pub fn guards(&self) -> &BTreeSet<UnitName> {
+        &self.guards
+    }
+    #[must_use]
+    pub fn load(&self) -> u32 {
+        self.load
+    }
+    /// Published metadata overlaid by the operator's.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+    /// Its lease lives and nobody has marked it as lost.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.presence.is_some() && self.lost.is_none() && !self.is_forgotten()
+    }
+    #[must_use]
+    pub fn is_forgotten(&self) -> bool {
+        self.record.as_ref().is_some_and(|r| r.value.forgotten.is_some())
+    }
+    #[must_use]
+    pub fn is_cordoned(&self) -> bool {
+        self.record.as_ref().is_some_and(|r| r.value.cordon)
+    }
+    /// The operator vouches that it is off; holds only while there is no presence.
+    #[must_use]
+    pub fn is_confirmed_dead(&self) -> bool {
+        self.presence.is_none() && self.record.as_ref().is_some_and(|r| r.value.confirmed_dead.is_some())
+    }
+    /// Modification revision of the machine record, 0 if there is none.
+    #[must_use]
+    pub fn record_revision(&self) -> Revision {
+        self.record.as_ref().map_or(Revision(0), |r| r.modified)
+    }
+    /// From when on its units may be placed elsewhere; `None` while it is present or only just unmarked.
+    #[must_use]
+    pub fn evict_at(&self) -> Option<Timestamp> {
+        if self.presence.is_some() {
+            return None;
+        }
+        if self.is_forgotten() || self.is_confirmed_dead() {
+            return Some(Timestamp(0));
+        }
+        self.lost.as_ref().map(Lost::evict_at)
+    }
+    /// The grace that this machine's lost marker gives.
+    #[must_use]
+    pub fn grace_or(&self, default: Span) -> Span {
+        self.presence.as_ref().map_or(default, |p| Span(p.value.agent_ttl.0 / 3))
+    }
+}
