@@ -6,7 +6,7 @@
 
 mod error;
 mod events;
-mod name;
+pub mod fake;
 mod types;
 
 use async_trait::async_trait;
@@ -14,8 +14,9 @@ use async_trait::async_trait;
 pub use error::SystemdError;
 pub use events::Events;
 pub use types::{
-    ActiveState, CALL_TIMEOUT, Environment, Install, InstalledUnit, InvocationId, JobId, JobResult,
-    JobStatus, LoadState, Shadow, ShadowKind, SystemdEvent, UnitDetail, UnitName, UnitStatus,
+    ActiveState, CALL_TIMEOUT, ContentHash, Environment, Install, InstalledUnit, InvocationId, JobId,
+    JobResult, JobStatus, LoadState, RunHash, Shadow, ShadowKind, SystemdEvent, UnitDetail, UnitName,
+    UnitStatus,
 };
 
 /// What the agent can see and do on its machine.

@@ -3,7 +3,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-pub use crate::name::UnitName;
+pub use unit_files::{ContentHash, RunHash, UnitName};
 
 /// Number of a job in systemd's queue, taken from its object path. Unique until PID 1 is re-executed from
 /// scratch (that is, within one boot).
@@ -190,7 +190,7 @@ pub struct UnitDetail {
     /// systemd's hint that files changed. Only a hint: it misses changed text with an equal mtime.
     pub need_daemon_reload: bool,
     /// Run hash named by our drop-in as systemd has it *loaded*; `None` = no drop-in of ours is loaded.
-    pub loaded_run_hash: Option<String>,
+    pub loaded_run_hash: Option<RunHash>,
 }
 
 /// A unit to be put in place. The bytes are written exactly as they are.
@@ -198,8 +198,8 @@ pub struct UnitDetail {
 pub struct Install {
     pub name: UnitName,
     pub text: Arc<[u8]>,
-    /// Lower-case hex; becomes the marker by which the *loaded* text is recognised. No `/`, no white space.
-    pub run_hash: String,
+    /// Becomes the marker by which the *loaded* text is recognised.
+    pub run_hash: RunHash,
     /// Further lines for the drop-in, each with its section header; empty for most units.
     pub drop_in: String,
     /// Units that get a `.wants/` link to this one.
@@ -212,12 +212,12 @@ pub struct Install {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstalledUnit {
     pub name: UnitName,
-    /// SHA-256 of the bytes of the unit file, lower-case hex.
-    pub sha256: String,
+    /// Hash of the bytes of the unit file.
+    pub content: ContentHash,
     /// The link in the unit directory exists and points at the file.
     pub is_linked: bool,
     /// Run hash in the drop-in on disk.
-    pub run_hash: Option<String>,
+    pub run_hash: Option<RunHash>,
 }
 
 /// Why a name cannot be ours.
