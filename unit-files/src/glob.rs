@@ -63,32 +63,33 @@ impl Glob {
         !self.pattern.contains(['*', '?', '[', '\\'])
     }
 
-    /// Time is at most the product of both lengths.
+    /// Time is at most the product of both lengths; nothing is allocated.
     pub fn matches(&self, name: &str) -> bool {
         let Some(terms) = &self.terms else { return false };
-        let name: Vec<char> = name.chars().collect();
+        let next = |at: usize| name[at..].chars().next();
         let (mut term, mut at) = (0, 0);
-        // Term after the last `*`, and where in the name what the star swallows ends for now. Earlier stars are never tried again, as in Go.
+        // The term after the last `*`, and where in the name what the star swallows ends for now. Earlier stars
+        // are never tried again, as in Go.
         let mut retry: Option<(usize, usize)> = None;
         while at < name.len() || term < terms.len() {
-            match terms.get(term) {
+            let taken = match terms.get(term) {
                 Some(Term::AnyRun) => {
                     term += 1;
                     retry = Some((term, at));
+                    continue;
                 }
-                Some(other) if name.get(at).is_some_and(|&c| other.takes(c)) => {
-                    term += 1;
-                    at += 1;
-                }
-                _ => {
-                    let Some((after_star, swallowed)) = retry else { return false };
-                    if name.get(swallowed).is_none_or(|&c| c == '/') {
-                        return false;
-                    }
-                    retry = Some((after_star, swallowed + 1));
-                    (term, at) = (after_star, swallowed + 1);
-                }
+                Some(other) => next(at).filter(|&c| other.takes(c)),
+                None => None,
+            };
+            if let Some(c) = taken {
+                term += 1;
+                at += c.len_utf8();
+                continue;
             }
+            let Some((after_star, swallowed)) = retry else { return false };
+            let Some(c) = next(swallowed).filter(|&c| Term::AnyRun.takes(c)) else { return false };
+            (term, at) = (after_star, swallowed + c.len_utf8());
+            retry = Some((term, at));
         }
         true
     }

@@ -2,6 +2,8 @@
 //!
 //! The agent makes the links; the API and the agent refuse aliases of known names.
 
+use std::collections::HashSet;
+
 use crate::name::UnitName;
 use crate::serialize::UnitFile;
 use crate::specifier::expand_specifiers;
@@ -56,12 +58,14 @@ impl UnitFile {
 
     fn install_list(&self, name: &str, empty_resets: bool) -> Vec<String> {
         let mut list: Vec<String> = Vec::new();
+        let mut seen: HashSet<String> = HashSet::new();
         for value in self.get(SECTION, name) {
             if empty_resets && joined(value).is_empty() {
                 list.clear();
+                seen.clear();
             }
             for word in words(value) {
-                if !list.contains(&word) {
+                if seen.insert(word.clone()) {
                     list.push(word);
                 }
             }

@@ -65,13 +65,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<&str, ParseError> {
     })
 }
 
-/// Reads the options of `text` in their order.
-pub(crate) fn parse(text: &str) -> Result<Vec<UnitOption>, ParseError> {
+/// Reads the options of `text` in their order, each with the line on which it begins.
+pub(crate) fn parse(text: &str) -> Result<Vec<(usize, UnitOption)>, ParseError> {
     // A byte order mark was skipped as text before the first section, and editors still write it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text =
         if text.contains("\r\n") { Cow::Owned(text.replace("\r\n", "\n")) } else { Cow::Borrowed(text) };
-    let options = Reader { text: &text, at: 0 }.read();
+    let options = Reader { text: &text, at: 0, line: 1 }.read();
     match (options, first_long_line(&text)) {
         (Err(error), Some(long)) if error.line < long => Err(error),
         (_, Some(line)) => {
@@ -99,10 +99,12 @@ struct Reader<'a> {
     text: &'a str,
     /// Byte offset of what is read next; always on a character boundary.
     at: usize,
+    /// The line in which `at` is, from 1.
+    line: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn read(mut self) -> Result<Vec<UnitOption>, ParseError> {
+    fn read(mut self) -> Result<Vec<(usize, UnitOption)>, ParseError> {
         let mut options = Vec::new();
         let mut section: Option<&str> = None;
         loop {
@@ -111,7 +113,7 @@ impl<'a> Reader<'a> {
                 (None, _) => return Ok(options),
                 (Some('['), _) => section = Some(self.section()?),
                 (Some('#' | ';'), _) => self.skip_comment(),
-                (Some(_), Some(section)) => options.push(self.option(section)?),
+                (Some(_), Some(section)) => options.push((self.line, self.option(section)?)),
                 (Some(_), None) => {
                     let text = first_line(self.rest());
                     return Err(self.error(self.at, ParseErrorKind::TextBeforeSection { text }));
@@ -127,6 +129,7 @@ impl<'a> Reader<'a> {
             return Err(self.error(self.at, ParseErrorKind::UnterminatedSection));
         };
         let section = &self.text[start..start + length];
+        self.line += section.matches('\n').count();
         self.at = start + length + 1;
         let after = self.at;
         let (line, _) = self.take_line();
@@ -192,6 +195,7 @@ impl<'a> Reader<'a> {
         match rest.find('\n') {
             Some(end) => {
                 self.at += end + 1;
+                self.line += 1;
                 (&rest[..end], true)
             }
             None => {
@@ -203,7 +207,9 @@ impl<'a> Reader<'a> {
 
     fn skip_white_space(&mut self) {
         let rest = self.rest();
-        self.at += rest.len() - rest.trim_start().len();
+        let blank = &rest[..rest.len() - rest.trim_start().len()];
+        self.line += blank.matches('\n').count();
+        self.at += blank.len();
     }
 
     fn rest(&self) -> &'a str {

@@ -3,6 +3,8 @@
 //! `cat`, the hash of fleet 1.0 and the v1 API use the serialized text. Options are kept grouped by section, so that
 //! reading the serialized text gives the same list again.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::parse::{self, ParseError};
@@ -56,7 +58,7 @@ impl UnitFile {
     /// # Errors
     /// The first place, by line, that the reader cannot make sense of.
     pub fn parse(text: &str) -> Result<UnitFile, ParseError> {
-        Ok(UnitFile { options: group_by_section(parse::parse(text)?) })
+        Ok(UnitFile { options: group_by_section(parse::parse(text)?.into_iter().map(|(_, option)| option)) })
     }
 
     /// As [`parse`](UnitFile::parse), for bytes that may not be UTF-8.
@@ -74,7 +76,7 @@ impl UnitFile {
     /// white space that would be trimmed, a value that ends in a lone backslash.
     pub fn from_options(options: Vec<UnitOption>) -> Result<UnitFile, OptionsError> {
         let file = UnitFile { options: group_by_section(options) };
-        file.check_survives()?;
+        file.check_survives().map_err(|(_, error)| error)?;
         Ok(file)
     }
 
@@ -102,27 +104,24 @@ impl UnitFile {
     }
 
     /// Whether the serialized text is read as these very options; what submitting asks beyond parsing.
-    pub(crate) fn check_survives(&self) -> Result<(), OptionsError> {
-        for option in &self.options {
-            if option.value.ends_with('\\') {
-                return Err(lone_backslash(option));
-            }
+    ///
+    /// # Errors
+    /// The fault, and the option that has it, if it is one option's.
+    pub(crate) fn check_survives(&self) -> Result<(), (Option<&UnitOption>, OptionsError)> {
+        if let Some(option) = self.options.iter().find(|option| option.value.ends_with('\\')) {
+            return Err((Some(option), lone_backslash(option)));
         }
-        let again = UnitFile::parse(&self.serialize())?;
+        let again = UnitFile::parse(&self.serialize()).map_err(|error| (None, error.into()))?;
         if again != *self {
             let mut pairs = self.options.iter().zip(again.options.iter());
-            let changed =
-                pairs.find(|(given, read)| given != read).map(|(given, _)| given).or(self.options.last());
-            let changed = changed.expect("an empty list survives");
-            return Err(OptionsError::DoesNotSurvive {
-                section: changed.section.clone(),
-                name: changed.name.clone(),
-                reason: why_changed(changed),
-            });
+            let changed = pairs.find(|(given, read)| given != read).map(|(given, _)| given);
+            // Without a pair that differs the text had more options in it than the list.
+            let changed = changed.or(self.options.last()).expect("an empty list survives");
+            return Err((Some(changed), does_not_survive(changed)));
         }
         match self.options.last() {
             // It survives, but the line that was to continue it is missing.
-            Some(last) if last.value.ends_with("\\\n") => Err(lone_backslash(last)),
+            Some(last) if last.value.ends_with("\\\n") => Err((Some(last), lone_backslash(last))),
             _ => Ok(()),
         }
     }
@@ -130,6 +129,14 @@ impl UnitFile {
 
 fn lone_backslash(option: &UnitOption) -> OptionsError {
     OptionsError::LoneBackslash { section: option.section.clone(), name: option.name.clone() }
+}
+
+fn does_not_survive(option: &UnitOption) -> OptionsError {
+    OptionsError::DoesNotSurvive {
+        section: option.section.clone(),
+        name: option.name.clone(),
+        reason: why_changed(option),
+    }
 }
 
 fn why_changed(option: &UnitOption) -> &'static str {
@@ -148,13 +155,11 @@ fn why_changed(option: &UnitOption) -> &'static str {
 
 /// Sections in the order of their first option; options of one section in theirs.
 pub(crate) fn group_by_section(options: impl IntoIterator<Item = UnitOption>) -> Vec<UnitOption> {
-    let mut sections: Vec<String> = Vec::new();
+    let mut ranks: HashMap<String, usize> = HashMap::new();
     let mut grouped: Vec<(usize, UnitOption)> = Vec::new();
     for option in options {
-        let rank = sections.iter().position(|section| *section == option.section).unwrap_or_else(|| {
-            sections.push(option.section.clone());
-            sections.len() - 1
-        });
+        let next = ranks.len();
+        let rank = *ranks.entry(option.section.clone()).or_insert(next);
         grouped.push((rank, option));
     }
     grouped.sort_by_key(|(rank, _)| *rank);

@@ -4,8 +4,8 @@
 //! nothing of other units: circles of `MachineOf=` and features that a cluster lacks are refused by the API.
 
 use crate::name::UnitName;
-use crate::parse::ParseError;
-use crate::serialize::{OptionsError, UnitFile};
+use crate::parse::{self, ParseError};
+use crate::serialize::{OptionsError, UnitFile, UnitOption};
 use crate::warning::Warning;
 use crate::xfleet::{RequirementError, Requirements};
 
@@ -25,8 +25,8 @@ pub enum SubmitError {
     Empty { unit: UnitName },
     #[error("unit {unit}: {source}")]
     Parse { unit: UnitName, source: ParseError },
-    #[error("unit {unit}: {source}")]
-    Options { unit: UnitName, source: OptionsError },
+    #[error("unit {unit}: line {line}: {source}")]
+    Options { unit: UnitName, line: usize, source: OptionsError },
     /// The message is that of fleet 1.0, which clients compare.
     #[error(transparent)]
     Requirements(#[from] RequirementError),
@@ -48,12 +48,16 @@ pub fn check_submit(name: &UnitName, bytes: &[u8]) -> Result<Checked, SubmitErro
     if bytes.len() > MAX_UNIT_BYTES {
         return Err(SubmitError::TooLarge { unit: name.clone(), size: bytes.len() });
     }
-    let file =
-        UnitFile::parse_bytes(bytes).map_err(|source| SubmitError::Parse { unit: name.clone(), source })?;
+    let parse_error = |source| SubmitError::Parse { unit: name.clone(), source };
+    let text = parse::decode(bytes).map_err(parse_error)?;
+    let file = UnitFile::parse(text).map_err(parse_error)?;
     if file.is_empty() {
         return Err(SubmitError::Empty { unit: name.clone() });
     }
-    file.check_survives().map_err(|source| SubmitError::Options { unit: name.clone(), source })?;
+    file.check_survives().map_err(|(option, source)| {
+        let line = option.and_then(|option| line_of(text, option)).unwrap_or(1);
+        SubmitError::Options { unit: name.clone(), line, source }
+    })?;
     let judged = if name.is_template() {
         Requirements::of_template(&file, name)
     } else {
@@ -61,4 +65,9 @@ pub fn check_submit(name: &UnitName, bytes: &[u8]) -> Result<Checked, SubmitErro
     };
     let (requirements, warnings) = judged?;
     Ok(Checked { file, requirements, warnings })
+}
+
+fn line_of(text: &str, wanted: &UnitOption) -> Option<usize> {
+    let options = parse::parse(text).ok()?;
+    options.into_iter().find(|(_, option)| option == wanted).map(|(line, _)| line)
 }

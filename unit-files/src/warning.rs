@@ -2,6 +2,9 @@
 //!
 //! Fleet 1.0 ignored these in silence. Nothing is refused here; clients print warnings, the API passes them on.
 
+use std::collections::HashSet;
+use std::fmt;
+
 use crate::glob::Glob;
 use crate::name::UnitName;
 use crate::quote::go_quote;
@@ -14,7 +17,7 @@ use crate::xfleet::{
 const MAX_TYPOS: usize = 2;
 
 /// Something that will not do what its author expects.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Warning {
     /// A key that means nothing; the text is that of fleet 1.0's client.
     UnknownKey { key: String, did_you_mean: Option<&'static str> },
@@ -32,8 +35,8 @@ pub enum Warning {
     InstancesMayBeRefused { refusal: RequirementError },
 }
 
-impl std::fmt::Display for Warning {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Warning::UnknownKey { key, did_you_mean } => {
                 write!(f, "unrecognized requirement in [X-Fleet] section: {}", go_quote(key))?;
@@ -75,8 +78,9 @@ impl std::fmt::Display for Warning {
 /// Everything worth a warning in `file`, which was read as `requirements`.
 pub(crate) fn about(file: &UnitFile, name: &UnitName, requirements: &Requirements) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    let mut add = |warning| {
-        if !warnings.contains(&warning) {
+    let mut seen = HashSet::new();
+    let mut add = |warning: Warning| {
+        if seen.insert(warning.clone()) {
             warnings.push(warning);
         }
     };
@@ -120,7 +124,8 @@ fn matches_no_unit(glob: &Glob) -> bool {
 
 fn nearest_key(key: &str) -> Option<&'static str> {
     let lower = key.to_ascii_lowercase();
+    let near = known_keys().filter(|known| known.len().abs_diff(key.len()) <= MAX_TYPOS);
     let distances =
-        known_keys().map(|known| (strsim::damerau_levenshtein(&lower, &known.to_ascii_lowercase()), known));
+        near.map(|known| (strsim::damerau_levenshtein(&lower, &known.to_ascii_lowercase()), known));
     distances.min().filter(|&(distance, _)| distance <= MAX_TYPOS).map(|(_, known)| known)
 }

@@ -52,7 +52,7 @@ impl fmt::Display for OnPartition {
 }
 
 /// Requirements that contradict each other, or a value that has no meaning. Messages but the last are those of fleet 1.0.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RequirementError {
     #[error("unresolvable requirements: peer {} matches conflict {}", go_quote(peer), go_quote(pattern))]
     PeerMatchesConflict { peer: String, pattern: String },
