@@ -4,13 +4,17 @@
 //! `/run` does not remember, and knows nothing of orders, generations or the registry. Both implementations
 //! are held to the same tests.
 
+mod dbus;
 mod error;
 mod events;
 pub mod fake;
+mod files;
+mod shadow;
 mod types;
 
 use async_trait::async_trait;
 
+pub use dbus::{DbusSystemd, Options};
 pub use error::SystemdError;
 pub use events::Events;
 pub use types::{

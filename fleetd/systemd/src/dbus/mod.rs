@@ -1,0 +1,239 @@
+//! systemd over D-Bus. The agent's real `Systemd`; also driven from outside a machine by the tests, which
+//! point it at the machine's bus socket and file tree.
+
+mod bus;
+mod inspect;
+mod pin;
+mod signals;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{sync::watch, task::JoinHandle};
+use zbus::OwnedObjectPath;
+
+use crate::{
+    Systemd,
+    dbus::{
+        bus::{About, Bus, MANAGER, MANAGER_PATH, TO_MANAGER, UNIT},
+        pin::Pins,
+    },
+    error::SystemdError,
+    events::{EventSender, Events},
+    files::UnitFiles,
+    shadow,
+    types::{
+        CALL_TIMEOUT, Environment, Install, InstalledUnit, JobId, LoadState, Shadow, ShadowKind, UnitDetail,
+        UnitName, UnitStatus,
+    },
+};
+
+/// Where systemd and its files are.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// D-Bus address; `None` = the system bus.
+    pub bus_address: Option<String>,
+    /// The machine's file tree as seen from here; `/` unless it is another machine's.
+    pub root: PathBuf,
+    /// Where unit texts are written, as seen on the machine.
+    pub units_directory: PathBuf,
+    /// The unit directory that gets links, drop-ins and pins, as seen on the machine.
+    pub link_directory: PathBuf,
+    /// Time-out of one call.
+    pub call_timeout: Duration,
+    /// Calls in flight at most. The bus drops a connection with more than 128 pending replies.
+    pub in_flight: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            bus_address: None,
+            root: "/".into(),
+            units_directory: "/run/fleet/units".into(),
+            link_directory: "/run/systemd/system".into(),
+            call_timeout: CALL_TIMEOUT,
+            in_flight: 64,
+        }
+    }
+}
+
+/// The real systemd of one machine. Reconnects by itself; dropping it ends its task.
+#[derive(Debug)]
+pub struct DbusSystemd {
+    bus: Bus,
+    files: UnitFiles,
+    events: EventSender,
+    keeper: JoinHandle<()>,
+}
+
+impl Drop for DbusSystemd {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl DbusSystemd {
+    /// Connects and subscribes. Later losses of the connection are repaired by itself.
+    ///
+    /// # Errors
+    /// `Disconnected` or `TimedOut` when there is no bus or systemd does not answer, `AccessDenied`.
+    pub async fn connect(options: Options) -> Result<Self, SystemdError> {
+        let Options { bus_address, root, units_directory, link_directory, call_timeout, in_flight } = options;
+        let first = signals::open(bus_address.as_deref(), call_timeout).await?;
+        let (sender, current) = watch::channel(Some(first.0.clone()));
+        let events = EventSender::new();
+        let keeper = tokio::spawn(signals::keep(first, bus_address, call_timeout, sender, events.clone()));
+        Ok(Self {
+            bus: Bus::new(current, in_flight, call_timeout),
+            files: UnitFiles { root, units_directory, link_directory },
+            events,
+            keeper,
+        })
+    }
+
+    fn pins(&self) -> Pins<'_> {
+        Pins { bus: &self.bus, files: &self.files, events: &self.events }
+    }
+
+    /// Runs file work off the async threads. On a tmpfs it takes well under a millisecond.
+    async fn on_files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&UnitFiles) -> Result<T, SystemdError> + Send + 'static,
+    ) -> Result<T, SystemdError> {
+        let files = self.files.clone();
+        let done = tokio::task::spawn_blocking(move || work(&files)).await;
+        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    /// What systemd has loaded under the name, if it is not ours.
+    async fn foreign(&self, name: &UnitName) -> Result<Option<Shadow>, SystemdError> {
+        let about = About::unit("check the name", name);
+        let Some(path) = self.bus.loaded_path(about, name).await? else { return Ok(None) };
+        let get = |property| self.bus.get::<String>(about, path.as_str(), UNIT, property);
+        let (id, load, fragment) = tokio::try_join!(get("Id"), get("LoadState"), get("FragmentPath"))?;
+        let fragment = PathBuf::from(fragment);
+        let kind = if id != name.as_str() {
+            ShadowKind::Alias
+        } else if LoadState::from(load.as_str()) == LoadState::Loaded
+            && !self.files.is_our_fragment(&fragment, name.as_str())
+        {
+            ShadowKind::Loaded
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Shadow { kind, name: name.to_string(), path: fragment }))
+    }
+}
+
+#[async_trait]
+impl Systemd for DbusSystemd {
+    async fn list(&self, names: &[UnitName]) -> Result<Vec<UnitStatus>, SystemdError> {
+        inspect::list(&self.bus, names).await
+    }
+
+    async fn inspect(&self, name: &UnitName) -> Result<Option<UnitDetail>, SystemdError> {
+        inspect::inspect(&self.bus, name).await
+    }
+
+    async fn start(&self, name: &UnitName) -> Result<JobId, SystemdError> {
+        let about = About::unit("start", name);
+        let path: OwnedObjectPath =
+            self.bus.call(about, TO_MANAGER, "StartUnit", &(name.as_str(), "fail")).await?;
+        job_of(about, &path)
+    }
+
+    async fn stop(&self, name: &UnitName) -> Result<Option<JobId>, SystemdError> {
+        let about = About::unit("stop", name);
+        // `StopUnit` alone would load a unit that is only on disk.
+        if self.bus.loaded_path(about, name).await?.is_none() {
+            return Ok(None);
+        }
+        let stopped: Result<OwnedObjectPath, _> =
+            self.bus.call(about, TO_MANAGER, "StopUnit", &(name.as_str(), "replace")).await;
+        match stopped {
+            Ok(path) => job_of(about, &path).map(Some),
+            Err(SystemdError::NoSuchUnit { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn reset_failed(&self, name: &UnitName) -> Result<(), SystemdError> {
+        let about = About::unit("reset failed", name);
+        match self.bus.call(about, TO_MANAGER, "ResetFailedUnit", &(name.as_str(),)).await {
+            Err(SystemdError::NoSuchUnit { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn reload(&self) -> Result<(), SystemdError> {
+        self.bus.call(About::machine("daemon-reload"), TO_MANAGER, "Reload", &()).await
+    }
+
+    async fn pin(&self, names: &[UnitName]) -> Result<(), SystemdError> {
+        self.pins().pin(names).await
+    }
+
+    async fn unpin(&self, names: &[UnitName]) -> Result<(), SystemdError> {
+        self.pins().unpin(names).await
+    }
+
+    async fn pinned(&self) -> Result<Vec<UnitName>, SystemdError> {
+        self.pins().pinned().await
+    }
+
+    async fn install(&self, unit: &Install) -> Result<(), SystemdError> {
+        let unit = unit.clone();
+        self.on_files(move |files| files.install(&unit)).await
+    }
+
+    async fn uninstall(&self, name: &UnitName) -> Result<(), SystemdError> {
+        let name = name.clone();
+        self.on_files(move |files| files.uninstall(&name)).await
+    }
+
+    async fn installed(&self) -> Result<Vec<InstalledUnit>, SystemdError> {
+        self.on_files(UnitFiles::installed).await
+    }
+
+    async fn shadowed(&self, name: &UnitName, aliases: &[UnitName]) -> Result<Option<Shadow>, SystemdError> {
+        let about = About::unit("check the name", name);
+        let unit_path: Vec<String> = self.bus.get(about, MANAGER_PATH, MANAGER, "UnitPath").await?;
+        let unit_path: Vec<PathBuf> = unit_path.into_iter().map(PathBuf::from).collect();
+        let owned = (name.clone(), aliases.to_vec());
+        let on_disk = move |files: &UnitFiles| shadow::on_disk(files, &unit_path, &owned.0, &owned.1);
+        if let Some(shadow) = self.on_files(on_disk).await? {
+            return Ok(Some(shadow));
+        }
+        for name in std::iter::once(name).chain(aliases) {
+            if let Some(shadow) = self.foreign(name).await? {
+                return Ok(Some(shadow));
+            }
+        }
+        Ok(None)
+    }
+
+    fn events(&self) -> Events {
+        self.events.subscribe()
+    }
+
+    async fn environment(&self) -> Result<Environment, SystemdError> {
+        let about = About::machine("read environment");
+        let version = self.bus.get(about, MANAGER_PATH, MANAGER, "Version").await?;
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot_id = fs::read_to_string(self.files.real(path))
+            .map_err(|error| SystemdError::file("read", path, error))?;
+        Ok(Environment { boot_id: boot_id.trim().replace('-', ""), version })
+    }
+}
+
+fn job_of(about: About<'_>, path: &OwnedObjectPath) -> Result<JobId, SystemdError> {
+    signals::job_of_path(path.as_str()).ok_or_else(|| SystemdError::Malformed {
+        operation: about.operation,
+        message: format!("{} is not a job", path.as_str()),
+    })
+}

@@ -1,0 +1,115 @@
+//! Finds what of the host stands where a unit of ours would go, before anything is written. Reads the unit
+//! directories only; what systemd has loaded is asked by the D-Bus implementation.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::SystemdError,
+    files::UnitFiles,
+    types::{Shadow, ShadowKind, UnitName},
+};
+
+/// The first thing in `unit_path` (systemd's own search path) that has the name of the unit, of its template,
+/// or of one of its aliases, and is not ours.
+pub(crate) fn on_disk(
+    files: &UnitFiles,
+    unit_path: &[PathBuf],
+    name: &UnitName,
+    aliases: &[UnitName],
+) -> Result<Option<Shadow>, SystemdError> {
+    for name in std::iter::once(name).chain(aliases) {
+        let template = name.template();
+        for directory in unit_path {
+            if let Some(shadow) = entry(files, directory, name.as_str())? {
+                return Ok(Some(shadow));
+            }
+            if let Some(template) = &template
+                && let Some(shadow) = entry(files, directory, template.as_str())?
+            {
+                return Ok(Some(Shadow { kind: ShadowKind::Template, ..shadow }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn entry(files: &UnitFiles, directory: &Path, name: &str) -> Result<Option<Shadow>, SystemdError> {
+    let path = directory.join(name);
+    let real = files.real(&path);
+    let metadata = match fs::symlink_metadata(&real) {
+        Ok(metadata) => metadata,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(SystemdError::file("look for", path, error)),
+    };
+    let kind = if metadata.is_symlink() {
+        let target = fs::read_link(&real).map_err(|error| SystemdError::file("read link", &path, error))?;
+        if files.is_ours(&target) {
+            return Ok(None);
+        }
+        if target == Path::new("/dev/null") {
+            ShadowKind::Masked
+        } else if target.file_name().is_some_and(|file| file == name) {
+            ShadowKind::HostUnit
+        } else {
+            ShadowKind::Alias
+        }
+    } else if metadata.len() == 0 {
+        ShadowKind::Masked
+    } else {
+        ShadowKind::HostUnit
+    };
+    Ok(Some(Shadow { kind, name: name.to_owned(), path }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn look(root: &Path, name: &str, aliases: &[&str]) -> Option<(ShadowKind, String)> {
+        let files = UnitFiles {
+            root: root.to_owned(),
+            units_directory: "/run/fleet/units".into(),
+            link_directory: "/run/systemd/system".into(),
+        };
+        let unit_path =
+            [PathBuf::from("/etc/s"), PathBuf::from("/run/systemd/system"), PathBuf::from("/absent")];
+        let aliases: Vec<UnitName> = aliases.iter().map(|name| name.parse().unwrap()).collect();
+        let found = on_disk(&files, &unit_path, &name.parse().unwrap(), &aliases).unwrap();
+        found.map(|shadow| (shadow.kind, shadow.path.display().to_string()))
+    }
+
+    #[test]
+    fn every_kind_of_host_unit_is_found_with_its_path() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc/s");
+        let run = root.path().join("run/systemd/system");
+        fs::create_dir_all(&etc).unwrap();
+        fs::create_dir_all(&run).unwrap();
+        fs::write(etc.join("app.service"), "[Service]").unwrap();
+        fs::write(etc.join("tty@.service"), "[Service]").unwrap();
+        fs::write(etc.join("empty.service"), "").unwrap();
+        symlink("/dev/null", etc.join("masked.service")).unwrap();
+        symlink("/etc/s/app.service", etc.join("al.service")).unwrap();
+        symlink("/run/fleet/units/ours.service", run.join("ours.service")).unwrap();
+        let path = |name: &str| format!("/etc/s/{name}");
+        let root = root.path();
+        assert_eq!(look(root, "app.service", &[]), Some((ShadowKind::HostUnit, path("app.service"))));
+        assert_eq!(look(root, "tty@1.service", &[]), Some((ShadowKind::Template, path("tty@.service"))));
+        assert_eq!(look(root, "empty.service", &[]), Some((ShadowKind::Masked, path("empty.service"))));
+        assert_eq!(look(root, "masked.service", &[]), Some((ShadowKind::Masked, path("masked.service"))));
+        assert_eq!(look(root, "al.service", &[]), Some((ShadowKind::Alias, path("al.service"))));
+        assert_eq!(
+            look(root, "x.service", &["app.service"]),
+            Some((ShadowKind::HostUnit, path("app.service")))
+        );
+        assert_eq!(look(root, "ours.service", &[]), None);
+        assert_eq!(look(root, "free.service", &[]), None);
+    }
+}
