@@ -1,1 +1,6 @@
-//! See the crate's description.
+//! What the tests of the workspace share: a lab of real machines.
+//!
+//! [`lab`] boots clusters of systemd-nspawn machines with a real etcd. The tests below `tests/`, the benches and
+//! the command line `fleet-lab` use it; nothing that is shipped may.
+
+pub mod lab;

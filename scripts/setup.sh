@@ -1,0 +1,64 @@
+#!/bin/sh
+# Installs what building fleet and booting a lab need from Debian's packages. Does nothing when all is there, needs no
+# network then, and may run several times at once. Needs root only when something is missing.
+set -eu
+
+# program or file that proves it / package
+needed='
+/usr/bin/cc                          build-essential
+/usr/bin/protoc                      protobuf-compiler
+/usr/include/google/protobuf/empty.proto  libprotobuf-dev
+/usr/bin/systemd-nspawn              systemd-container
+/usr/sbin/debootstrap                debootstrap
+/usr/share/keyrings/debian-archive-keyring.gpg  debian-archive-keyring
+/usr/bin/etcd                        etcd-server
+/usr/bin/etcdctl                     etcd-client
+/usr/sbin/nft                        nftables
+/usr/bin/nsenter                     util-linux
+/usr/bin/unshare                     util-linux
+/bin/ip                              iproute2
+/bin/kill                            procps
+/usr/bin/dbus-daemon                 dbus
+'
+
+missing() {
+    echo "$needed" | while read -r file package; do
+        [ -z "$file" ] || [ -e "$file" ] || echo "$package"
+    done | sort -u
+}
+
+[ -n "$(missing)" ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+    echo "scripts/setup.sh: these packages are missing: $(missing | tr '\n' ' ')" >&2
+    echo "Install them, or run this script as root." >&2
+    exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+    echo "scripts/setup.sh: no apt-get here; install what these Debian packages hold: $(missing | tr '\n' ' ')" >&2
+    exit 1
+fi
+
+# One at a time: the second finds everything there.
+exec 9>/run/lock/fleet-setup.lock 2>/dev/null || exec 9>/tmp/fleet-setup.lock
+flock 9
+packages=$(missing | tr '\n' ' ')
+[ -n "$packages" ] || exit 0
+echo "installing: $packages" >&2
+export DEBIAN_FRONTEND=noninteractive
+# Debian's etcd starts a service at once; the lab runs its own. invoke-rc.d obeys policy-rc.d where there is no
+# systemd, so a service that cannot start is no failure here.
+install() {
+    # shellcheck disable=SC2086 # one word each
+    RUNLEVEL=1 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $packages >&2
+}
+# Package lists may be absent or too old to fetch from.
+if ! install; then
+    apt-get -qq -o DPkg::Lock::Timeout=600 update >&2
+    install
+fi
+left=$(missing | tr '\n' ' ')
+if [ -n "$left" ]; then
+    echo "scripts/setup.sh: still missing after installation: $left" >&2
+    exit 1
+fi
