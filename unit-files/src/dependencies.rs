@@ -30,8 +30,9 @@ fn list(file: &UnitFile, name: &str) -> Vec<String> {
     file.get("Unit", name).flat_map(words).collect()
 }
 
-/// Whether the service ends by itself once it has done its work: `Type=oneshot`, which is also systemd's reading of a
-/// service with neither `Type=`, `BusName=` nor `ExecStart=`. False for files without a `[Service]` section.
+/// Whether the service ends by itself once it has done its work: `Type=oneshot`, which is also systemd's
+/// reading of a service with neither `Type=`, `BusName=` nor `ExecStart=`. False for files without a
+/// `[Service]` section.
 pub fn is_oneshot(file: &UnitFile) -> bool {
     match last(file, "Type") {
         Some(kind) => kind == "oneshot",

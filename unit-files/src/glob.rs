@@ -1,6 +1,7 @@
 //! Name patterns of `Conflicts=` and `Replaces=`, with the meaning of Go's `path.Match`.
 //!
-//! The engine, the agent and the refusals at submit match with the same code. A malformed pattern matches nothing.
+//! The engine, the agent and the refusals at submit match with the same code. A malformed pattern matches
+//! nothing.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -68,8 +69,8 @@ impl Glob {
         let Some(terms) = &self.terms else { return false };
         let next = |at: usize| name[at..].chars().next();
         let (mut term, mut at) = (0, 0);
-        // The term after the last `*`, and where in the name what the star swallows ends for now. Earlier stars
-        // are never tried again, as in Go.
+        // The term after the last `*`, and where in the name what the star swallows ends for now. Earlier
+        // stars are never tried again, as in Go.
         let mut retry: Option<(usize, usize)> = None;
         while at < name.len() || term < terms.len() {
             let taken = match terms.get(term) {

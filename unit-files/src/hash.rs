@@ -1,7 +1,7 @@
 //! The three hashes of a unit.
 //!
-//! [`UnitHash`] is what fleet 1.0 shows, [`ContentHash`] names the stored bytes, [`RunHash`] says whether a running
-//! unit has to be restarted. They are made here and compared everywhere.
+//! [`UnitHash`] is what fleet 1.0 shows, [`ContentHash`] names the stored bytes, [`RunHash`] says whether a
+//! running unit has to be restarted. They are made here and compared everywhere.
 
 use std::fmt;
 use std::str::FromStr;
@@ -85,7 +85,8 @@ macro_rules! hex_digest {
 }
 
 hex_digest! {
-    /// SHA-1 of the serialized text: the hash that fleet 1.0 shows and scripts compare with their local files.
+    /// SHA-1 of the serialized text: the hash that fleet 1.0 shows and scripts compare with their local
+    /// files.
     UnitHash, 20
 }
 
@@ -95,7 +96,8 @@ hex_digest! {
 }
 
 hex_digest! {
-    /// SHA-256 of what a running unit depends on: all sections but `[X-Fleet]`, and what is generated beside the text.
+    /// SHA-256 of what a running unit depends on: all sections but `[X-Fleet]`, and what is generated beside
+    /// the text.
     RunHash, 32
 }
 
@@ -106,13 +108,14 @@ impl ContentHash {
 }
 
 impl UnitFile {
-    /// SHA-1 of [`serialize`](UnitFile::serialize). Comments, blank lines and the spacing around `=` do not change it.
+    /// SHA-1 of [`serialize`](UnitFile::serialize). Comments, blank lines and the spacing around `=` do not
+    /// change it.
     pub fn unit_hash(&self) -> UnitHash {
         UnitHash(Sha1::digest(self.serialize()).into())
     }
 
-    /// The hash whose change means that a running unit has to be restarted. `generated_beside` lists (kind, text) of
-    /// everything written for the unit next to its own text; its order does not matter.
+    /// The hash whose change means that a running unit has to be restarted. `generated_beside` lists (kind,
+    /// text) of everything written for the unit next to its own text; its order does not matter.
     pub fn run_hash(&self, generated_beside: &[(&str, &str)]) -> RunHash {
         let options =
             group_by_section(self.options().iter().filter(|option| option.section != SECTION).cloned());

@@ -41,7 +41,8 @@ impl UnitFile {
         self.options().iter().any(|option| option.section == SECTION)
     }
 
-    /// An empty assignment resets `WantedBy=`, `RequiredBy=`, `Alias=` and `DefaultInstance=`, but not `Also=`, as in systemd.
+    /// An empty assignment resets `WantedBy=`, `RequiredBy=`, `Alias=` and `DefaultInstance=`, but not
+    /// `Also=`, as in systemd.
     pub fn install_targets(&self) -> InstallTargets {
         InstallTargets {
             wanted_by: self.install_list("WantedBy", true),

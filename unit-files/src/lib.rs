@@ -1,8 +1,9 @@
 //! Unit names, unit-file syntax, `[X-Fleet]` options, templates and hashes.
 //!
-//! Every other crate reads unit files through this one, the client included, so that a text is judged once and in
-//! one way. Pure: no clock, no environment, no files, no network. The syntax is that of fleet 1.0, which is
-//! systemd's with a few historic differences; where this crate is stricter, its errors carry line and column.
+//! Every other crate reads unit files through this one, the client included, so that a text is judged once
+//! and in one way. Pure: no clock, no environment, no files, no network. The syntax is that of fleet 1.0,
+//! which is systemd's with a few historic differences; where this crate is stricter, its errors carry line
+//! and column.
 
 mod dependencies;
 mod glob;

@@ -1,6 +1,7 @@
 //! Unit names: what is accepted, and the parts of a name.
 //!
-//! A [`UnitName`] is validated where it is made and nowhere else; the API, the agent and the client all come here.
+//! A [`UnitName`] is validated where it is made and nowhere else; the API, the agent and the client all come
+//! here.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -101,7 +102,8 @@ pub enum NameError {
 pub struct UnitName(Arc<str>);
 
 impl UnitName {
-    /// Checks `text` in the order of fleet 1.0, so that a name with several faults gets the same answer as there.
+    /// Checks `text` in the order of fleet 1.0, so that a name with several faults gets the same answer as
+    /// there.
     ///
     /// # Errors
     /// The first test that fails.
@@ -235,8 +237,8 @@ impl PartialEq<str> for UnitName {
     }
 }
 
-/// The unit that an argument of the client means: its last path component, with `.service` added unless it ends in
-/// one of the seven suffixes. The result is not validated.
+/// The unit that an argument of the client means: its last path component, with `.service` added unless it
+/// ends in one of the seven suffixes. The result is not validated.
 pub fn client_unit_name(argument: &str) -> String {
     let base = argument.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let has_suffix = base.rsplit_once('.').is_some_and(|(_, suffix)| UnitType::from_suffix(suffix).is_some());

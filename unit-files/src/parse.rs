@@ -1,8 +1,8 @@
 //! The unit-file reader.
 //!
-//! Called by [`UnitFile::parse`](crate::UnitFile::parse) only. It follows the option reader of fleet 1.0 rune by rune, because hashes are
-//! compared with those of old clients; it is stricter in three places: text before the first section is an error, the line limit is
-//! exact, and CRLF counts as a newline.
+//! Called by [`UnitFile::parse`](crate::UnitFile::parse) only. It follows the option reader of fleet 1.0
+//! rune by rune, because hashes are compared with those of old clients; it is stricter in three places: text
+//! before the first section is an error, the line limit is exact, and CRLF counts as a newline.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -170,8 +170,8 @@ impl<'a> Reader<'a> {
         Ok(UnitOption { section: section.to_owned(), name: name.to_owned(), value: self.value() })
     }
 
-    /// A continued value keeps its backslashes and newlines as they stand in the file. After a continuation that a blank line or the
-    /// end of the file cuts off, one newline stays at its end.
+    /// A continued value keeps its backslashes and newlines as they stand in the file. After a continuation
+    /// that a blank line or the end of the file cuts off, one newline stays at its end.
     fn value(&mut self) -> String {
         let mut value = String::new();
         loop {

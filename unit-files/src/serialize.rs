@@ -1,7 +1,7 @@
 //! A unit file as an ordered list of options, and the one text that stands for it.
 //!
-//! `cat`, the hash of fleet 1.0 and the v1 API use the serialized text. Options are kept grouped by section, so that
-//! reading the serialized text gives the same list again.
+//! `cat`, the hash of fleet 1.0 and the v1 API use the serialized text. Options are kept grouped by section,
+//! so that reading the serialized text gives the same list again.
 
 use std::collections::HashMap;
 
@@ -53,7 +53,8 @@ pub struct UnitFile {
 }
 
 impl UnitFile {
-    /// Reads a text. Accepts also what cannot be submitted (see [`check_submit`](crate::check_submit)), such as a lone backslash.
+    /// Reads a text. Accepts also what cannot be submitted (see [`check_submit`](crate::check_submit)), such
+    /// as a lone backslash.
     ///
     /// # Errors
     /// The first place, by line, that the reader cannot make sense of.
@@ -72,8 +73,8 @@ impl UnitFile {
     /// Takes options that did not come from a text, as the v1 API receives them.
     ///
     /// # Errors
-    /// Any list that does not survive being serialized and parsed: newlines that would become other options, names with `=`,
-    /// white space that would be trimmed, a value that ends in a lone backslash.
+    /// Any list that does not survive being serialized and parsed: newlines that would become other options,
+    /// names with `=`, white space that would be trimmed, a value that ends in a lone backslash.
     pub fn from_options(options: Vec<UnitOption>) -> Result<UnitFile, OptionsError> {
         let file = UnitFile { options: group_by_section(options) };
         file.check_survives().map_err(|(_, error)| error)?;

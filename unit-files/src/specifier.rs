@@ -4,8 +4,8 @@
 
 use crate::name::UnitName;
 
-/// Fleet's rule: plain replacement of `%n`, `%N`, `%p`, `%i`, one after the other. What an earlier one inserted is scanned by the later ones;
-/// `%%` and all others stay as they are.
+/// Fleet's rule: plain replacement of `%n`, `%N`, `%p`, `%i`, one after the other. What an earlier one
+/// inserted is scanned by the later ones; `%%` and all others stay as they are.
 pub(crate) fn substitute(text: &str, name: &UnitName) -> String {
     if !text.contains('%') {
         return text.to_owned();
@@ -16,8 +16,8 @@ pub(crate) fn substitute(text: &str, name: &UnitName) -> String {
         .replace("%i", name.instance().unwrap_or_default())
 }
 
-/// systemd's rule: one pass over `%n %N %p %i %j %%`. Specifiers that need a machine to answer, such as `%m`, stay as
-/// they are.
+/// systemd's rule: one pass over `%n %N %p %i %j %%`. Specifiers that need a machine to answer, such as
+/// `%m`, stay as they are.
 pub fn expand_specifiers(text: &str, name: &UnitName) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

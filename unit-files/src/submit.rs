@@ -1,7 +1,8 @@
 //! The one judgement of what may become a unit.
 //!
-//! The API asks it on every creation and replacement, the client before it sends, so both give the same answer. It knows
-//! nothing of other units: circles of `MachineOf=` and features that a cluster lacks are refused by the API.
+//! The API asks it on every creation and replacement, the client before it sends, so both give the same
+//! answer. It knows nothing of other units: circles of `MachineOf=` and features that a cluster lacks are
+//! refused by the API.
 
 use crate::name::UnitName;
 use crate::parse::{self, ParseError};
@@ -9,7 +10,8 @@ use crate::serialize::{OptionsError, UnitFile, UnitOption};
 use crate::warning::Warning;
 use crate::xfleet::{RequirementError, Requirements};
 
-/// Largest text that is stored, in bytes. Far above any real unit file, far below what the registry takes in one value.
+/// Largest text that is stored, in bytes. Far above any real unit file, far below what the registry takes in
+/// one value.
 pub const MAX_UNIT_BYTES: usize = 256 * 1024;
 
 /// Why a text is not taken as the content of a unit.
@@ -40,10 +42,12 @@ pub struct Checked {
     pub warnings: Vec<Warning>,
 }
 
-/// Judges `bytes` as the content of the unit `name`. Templates are judged leniently where an instance's name decides.
+/// Judges `bytes` as the content of the unit `name`. Templates are judged leniently where an instance's name
+/// decides.
 ///
 /// # Errors
-/// The first of: too large, unreadable, without options, not the same after being serialized, refused requirements.
+/// The first of: too large, unreadable, without options, not the same after being serialized, refused
+/// requirements.
 pub fn check_submit(name: &UnitName, bytes: &[u8]) -> Result<Checked, SubmitError> {
     if bytes.len() > MAX_UNIT_BYTES {
         return Err(SubmitError::TooLarge { unit: name.clone(), size: bytes.len() });

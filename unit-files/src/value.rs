@@ -1,9 +1,10 @@
 //! How systemd reads the value of an option: continuation lines, words and booleans.
 //!
-//! For `[Unit]`, `[Service]` and `[Install]`; values of `[X-Fleet]` have a syntax of their own, but share the joining.
+//! For `[Unit]`, `[Service]` and `[Install]`; values of `[X-Fleet]` have a syntax of their own, but share
+//! the joining.
 
-/// A continued value as one line: each backslash-newline with the white space around it is one space, and comment
-/// lines inside the continuation are dropped.
+/// A continued value as one line: each backslash-newline with the white space around it is one space, and
+/// comment lines inside the continuation are dropped.
 pub(crate) fn joined(value: &str) -> String {
     if !value.contains("\\\n") {
         return value.trim().to_owned();
@@ -15,8 +16,8 @@ pub(crate) fn joined(value: &str) -> String {
     kept.map(|(_, line)| line).collect::<Vec<_>>().join(" ")
 }
 
-/// The words of a list value. Quotes, single or double, keep white space and are removed; a quote that is never closed
-/// runs to the end.
+/// The words of a list value. Quotes, single or double, keep white space and are removed; a quote that is
+/// never closed runs to the end.
 pub(crate) fn words(value: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -1,6 +1,7 @@
 //! What is legal in `[X-Fleet]` but has no effect, said aloud.
 //!
-//! Fleet 1.0 ignored these in silence. Nothing is refused here; clients print warnings, the API passes them on.
+//! Fleet 1.0 ignored these in silence. Nothing is refused here; clients print warnings, the API passes them
+//! on.
 
 use std::collections::HashSet;
 use std::fmt;

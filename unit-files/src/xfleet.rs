@@ -1,7 +1,8 @@
 //! The `[X-Fleet]` section: where a unit may run.
 //!
-//! Read at submit, to refuse, and by the engine and the agent, to decide; all three get the same [`Requirements`]. Specifiers are replaced
-//! before anything is judged, so an instance is judged by its own name.
+//! Read at submit, to refuse, and by the engine and the agent, to decide; all three get the same
+//! [`Requirements`]. Specifiers are replaced before anything is judged, so an instance is judged by its own
+//! name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -51,7 +52,8 @@ impl fmt::Display for OnPartition {
     }
 }
 
-/// Requirements that contradict each other, or a value that has no meaning. Messages but the last are those of fleet 1.0.
+/// Requirements that contradict each other, or a value that has no meaning. Messages but the last are those
+/// of fleet 1.0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RequirementError {
     #[error("unresolvable requirements: peer {} matches conflict {}", go_quote(peer), go_quote(pattern))]
@@ -93,7 +95,8 @@ impl Requirements {
     /// Reads the `[X-Fleet]` section of `file` for the unit `name`. Warnings name what is ignored.
     ///
     /// # Errors
-    /// The first of: a peer that the unit conflicts with or replaces, excluded combinations, a bad `OnPartition=`.
+    /// The first of: a peer that the unit conflicts with or replaces, excluded combinations, a bad
+    /// `OnPartition=`.
     pub fn of(file: &UnitFile, name: &UnitName) -> Result<(Requirements, Vec<Warning>), RequirementError> {
         let mut requirements = Requirements::read(file, name);
         requirements.refuse_peers()?;
@@ -103,8 +106,8 @@ impl Requirements {
         Ok((requirements, warnings))
     }
 
-    /// As [`of`](Requirements::of), for a template: what depends on an instance's name is a warning, because each instance
-    /// is judged again when it is submitted.
+    /// As [`of`](Requirements::of), for a template: what depends on an instance's name is a warning, because
+    /// each instance is judged again when it is submitted.
     pub(crate) fn of_template(
         file: &UnitFile,
         name: &UnitName,
@@ -178,8 +181,8 @@ impl Requirements {
         }
     }
 
-    /// Whether the unit may run on the machine `id`: no machine is required, or this one by its full id or its first eight
-    /// characters.
+    /// Whether the unit may run on the machine `id`: no machine is required, or this one by its full id or
+    /// its first eight characters.
     pub fn fits_machine_id(&self, id: &str) -> bool {
         match self.machine_id.as_deref() {
             None => true,
