@@ -1,3 +1,152 @@
-//! The engine's decision: from a world to groups of writes.
+//! The engine's decision: from a world to groups of writes, a reason for each action and each refusal.
+//!
+//! A pass settles what is lost, obeys conflicts and pins, and places what stands nowhere. It looks at what is dirty
+//! and at nothing else; over a world with everything dirty it comes to the same plan. It is deterministic: units in
+//! the order of their names, machines by load and id.
+
+mod board;
+mod brake;
+mod choose;
+mod draft;
+mod fit;
+mod globals;
 mod group;
+mod lost;
+mod placing;
+#[cfg(test)]
+mod tests;
+mod why;
+mod worklist;
+
+use std::collections::BTreeSet;
+
+use unit_files::UnitName;
+
+pub use board::Slot;
+pub use fit::{Ineligible, Purpose};
 pub use group::{Compare, Group, Plan, Policy, Write};
+pub use why::{Explanation, MachineVerdict, explain};
+
+use crate::records::{DesiredState, Reason, Settings};
+use crate::time::Timestamp;
+use crate::world::World;
+use brake::Brake;
+use draft::Draft;
+use globals::Misfit;
+use placing::{Cause, Movers, is_mass_change};
+use worklist::Worklist;
+
+/// Plans one pass. Pure: the same world, policy and time give the same plan. Nothing is planned while the store is on
+/// hold or the cluster record has not been read.
+#[must_use]
+pub fn plan(world: &World, policy: &Policy, now: Timestamp) -> Plan {
+    let idle = Plan { next_sequence: policy.first_sequence, ..Plan::default() };
+    let Some(cluster) = world.cluster().filter(|_| world.hold().is_none()) else {
+        return idle;
+    };
+    let settings = &cluster.value.settings;
+    if let Some(next_look) = worklist::nothing_to_do(world, now) {
+        return Plan { next_look, ..idle };
+    }
+    let mut draft = Draft::new(world, policy, cluster.value.epoch, now);
+    lost::mark(&mut draft);
+    let brake = Brake::assess(world, settings, now);
+    let due = lost::due(&mut draft, &brake);
+    let worklist = Worklist::of(&draft, due);
+
+    withdrawals(&mut draft, &worklist);
+    let misfits = globals(&mut draft, &worklist);
+    let movers = standing(&mut draft, &worklist, &brake);
+    let movers = hold_back(&mut draft, &brake, settings, misfits, movers);
+    place(&mut draft, movers);
+    draft.finish()
+}
+
+/// What nobody wants any more goes first: it makes room.
+fn withdrawals(draft: &mut Draft<'_>, worklist: &Worklist) {
+    for name in &worklist.units {
+        let Some(unit) = draft.board.unit(name) else {
+            let on: Vec<_> = draft.world.orders_of(name).cloned().collect();
+            draft.plan.frozen.extend(on.into_iter().map(|machine| (machine, name.clone())));
+            continue;
+        };
+        if unit.desired.wants_a_machine() {
+            continue;
+        }
+        let has_orders = draft.world.orders_of(name).next().is_some();
+        if unit.is_global() && has_orders {
+            let word = if unit.desired == DesiredState::Destroyed { "destroyed" } else { "inactive" };
+            let reason = Reason::new(word, format!("target state {word}, asked for by {}", unit.changed.by));
+            globals::withdraw_everywhere(draft, name, &reason);
+        } else {
+            placing::withdraw(draft, name, unit);
+        }
+    }
+}
+
+fn globals(draft: &mut Draft<'_>, worklist: &Worklist) -> Vec<Misfit> {
+    let mut misfits = Vec::new();
+    let world = draft.world;
+    for name in world.globals() {
+        let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine()) else { continue };
+        if worklist.units.contains(name) {
+            let slots = draft.board.slots();
+            globals::examine(draft, name, unit, slots, &mut misfits);
+        } else if !worklist.machines.is_empty() {
+            globals::examine(draft, name, unit, worklist.machines.iter().copied(), &mut misfits);
+        }
+    }
+    misfits
+}
+
+fn standing(draft: &mut Draft<'_>, worklist: &Worklist, brake: &Brake) -> Movers {
+    let mut movers = Movers::new();
+    for name in &worklist.units {
+        let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine() && !u.is_global())
+        else {
+            continue;
+        };
+        placing::examine(draft, name, unit, brake, &mut movers);
+    }
+    movers
+}
+
+/// Applies the brake to what only a change of machines asks for.
+fn hold_back(
+    draft: &mut Draft<'_>,
+    brake: &Brake,
+    settings: &Settings,
+    misfits: Vec<Misfit>,
+    mut movers: Movers,
+) -> Movers {
+    let is_change = |cause: &Cause| matches!(cause, Cause::Misfit(why) if is_mass_change(why));
+    let changed: Vec<UnitName> =
+        movers.iter().filter(|(_, (_, cause))| is_change(cause)).map(|(name, _)| name.clone()).collect();
+    let changes = changed.len() + misfits.len();
+    let mut held: BTreeSet<UnitName> = BTreeSet::new();
+    if Brake::holds_changes(draft.world, settings, changes) {
+        held.extend(changed);
+        held.extend(misfits.into_iter().map(|misfit| misfit.unit));
+        movers.retain(|name, _| !held.contains(name));
+        draft.plan.again.extend(held.iter().cloned());
+    } else {
+        for misfit in misfits {
+            globals::withdraw(draft, &misfit.unit, misfit.slot, &misfit.reason);
+        }
+    }
+    let held: Vec<UnitName> = held.into_iter().collect();
+    brake.record(draft, &held, changes, settings);
+    movers
+}
+
+/// Units without peers first: the others follow them.
+fn place(draft: &mut Draft<'_>, movers: Movers) {
+    let (leaders, followers): (Movers, Movers) = movers.into_iter().partition(|(name, _)| {
+        draft.board.unit(name).is_some_and(|unit| unit.requirements().machine_of.is_empty())
+    });
+    for (name, (from, cause)) in leaders.into_iter().chain(followers) {
+        if let Some(unit) = draft.board.unit(&name) {
+            placing::settle(draft, &name, unit, from, &cause);
+        }
+    }
+}

@@ -8,7 +8,7 @@ use crate::ids::Revision;
 use crate::records::{
     LostRecord, MachineRecord, Order, PresenceRecord, StateRow, Versioned, Wanted, effective_metadata,
 };
-use crate::time::{Span, Timestamp};
+use crate::time::Timestamp;
 
 /// A lost marker and when this engine first read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,10 +176,5 @@ impl MachineView {
             return Some(Timestamp(0));
         }
         self.lost.as_ref().map(Lost::evict_at)
-    }
-    /// The grace that this machine's lost marker gives.
-    #[must_use]
-    pub fn grace_or(&self, default: Span) -> Span {
-        self.presence.as_ref().map_or(default, |p| Span(p.value.agent_ttl.0 / 3))
     }
 }

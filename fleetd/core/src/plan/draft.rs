@@ -1,0 +1,254 @@
+//! A plan in the making: the board, the numbers of the orders, and the groups written so far.
+
+use std::collections::BTreeSet;
+
+use unit_files::UnitName;
+
+use super::board::{Board, Slot};
+use super::group::{Compare, Group, Plan, Policy, Write};
+use crate::ids::{Epoch, MachineId, OrderNumber, Revision};
+use crate::records::{
+    Decision, DesiredState, EventNote, Extra, Order, Placement, Reason, RefusalHold, SCHEMA, UnitRecord,
+    Versioned, Wanted,
+};
+use crate::time::Timestamp;
+use crate::world::World;
+
+/// A group larger than this leaves room in one transaction for the leader's own compares; what does not fit goes into
+/// a group of its own behind it.
+const GROUP_ROOM: usize = 96;
+
+#[derive(Debug)]
+pub struct Draft<'w> {
+    pub board: Board<'w>,
+    pub world: &'w World,
+    pub now: Timestamp,
+    pub plan: Plan,
+    policy: Policy,
+    epoch: Epoch,
+    sequence: u64,
+    /// Units whose placement this plan has settled.
+    pub settled: BTreeSet<UnitName>,
+}
+
+impl<'w> Draft<'w> {
+    pub fn new(world: &'w World, policy: &Policy, epoch: Epoch, now: Timestamp) -> Draft<'w> {
+        Draft {
+            board: Board::new(world),
+            world,
+            now,
+            plan: Plan::default(),
+            sequence: policy.first_sequence,
+            policy: policy.clone(),
+            epoch,
+            settled: BTreeSet::new(),
+        }
+    }
+
+    pub fn finish(mut self) -> Plan {
+        self.plan.next_sequence = self.sequence;
+        self.plan
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub fn emit(&mut self, group: Group) {
+        if !group.writes.is_empty() {
+            self.plan.groups.push(group);
+        }
+    }
+
+    /// Emits the group and starts an empty one, if the next unit might not fit any more.
+    pub fn spill(&mut self, group: &mut Group) {
+        if group.compares.len() > GROUP_ROOM || group.writes.len() > GROUP_ROOM {
+            self.emit(std::mem::take(group));
+        }
+    }
+
+    fn number(&mut self) -> OrderNumber {
+        let number = OrderNumber { epoch: self.epoch, term: self.policy.term, sequence: self.sequence };
+        self.sequence += 1;
+        number
+    }
+
+    /// Whether the order that stands is not the one the unit record asks for, or comes from before a re-anchoring.
+    pub fn is_outdated(&self, order: &Order, unit: &UnitRecord) -> bool {
+        order.number.epoch < self.epoch
+            || order.uid != unit.uid
+            || order.wanted != wanted(unit.desired)
+            || order.generation != unit.placed().generation
+            || order.counters != unit.counters
+    }
+
+    /// Writes the order that the unit record asks for.
+    pub fn order(
+        &mut self,
+        group: &mut Group,
+        slot: Slot,
+        name: &UnitName,
+        unit: &'w UnitRecord,
+        reason: Reason,
+    ) -> OrderNumber {
+        let number = self.number();
+        let placed = unit.placed();
+        let wanted = wanted(unit.desired);
+        let order = Order {
+            v: SCHEMA,
+            number,
+            uid: unit.uid.clone(),
+            generation: placed.generation,
+            content: placed.content,
+            unit_hash: placed.unit_hash,
+            run_hash: placed.run_hash,
+            wanted,
+            counters: unit.counters,
+            run: placed.run,
+            conflicts: placed.requirements.conflicts.clone(),
+            global: placed.requirements.global,
+            features: unit.features.clone(),
+            reason,
+            at: self.now,
+            extra: Extra::new(),
+        };
+        let machine = self.board.id(slot).clone();
+        group.writes.push(Write::PutOrder(machine, name.clone(), Box::new(order)));
+        self.board.put(slot, name, wanted, &placed.requirements.conflicts);
+        number
+    }
+
+    /// Turns the order that stands into a tombstone. Nothing to do if there is none, or it is one already.
+    pub fn gone(&mut self, group: &mut Group, slot: Slot, name: &UnitName, reason: &Reason) {
+        let world = self.world;
+        let Some(old) = world.order(self.board.id(slot), name) else { return };
+        if self.board.wanted_at(name, slot).is_none_or(|wanted| wanted == Wanted::Gone) {
+            return;
+        }
+        let order = Order {
+            number: self.number(),
+            wanted: Wanted::Gone,
+            reason: reason.clone(),
+            at: self.now,
+            ..old.value.clone()
+        };
+        let machine = self.board.id(slot).clone();
+        group.writes.push(Write::PutOrder(machine, name.clone(), Box::new(order)));
+        self.board.put(slot, name, Wanted::Gone, &old.value.conflicts);
+    }
+
+    /// Turns every other order of the unit into a tombstone: left over from an earlier life of the name.
+    pub fn gone_elsewhere(&mut self, group: &mut Group, keep: Option<Slot>, name: &UnitName, reason: &Reason) {
+        let at: Vec<Slot> =
+            self.world.orders_of(name).filter_map(|id| self.board.slot(id.as_str())).collect();
+        for slot in at.into_iter().filter(|slot| Some(*slot) != keep) {
+            self.gone(group, slot, name, reason);
+        }
+    }
+
+    /// A group about one unit, with the compares that every such group has.
+    pub fn group_for(&self, name: &UnitName) -> Group {
+        let mut group = Group::default();
+        self.compare_unit(&mut group, name);
+        group
+    }
+
+    pub fn compare_unit(&self, group: &mut Group, name: &UnitName) {
+        group.compares.push(Compare::Unit(name.clone(), self.world.unit_revision(name)));
+        group.compares.push(Compare::Placement(name.clone(), self.world.placement_revision(name)));
+    }
+
+    /// The machine that is to run it is there, and what the operator says of it is what was read.
+    pub fn compare_present(&self, group: &mut Group, slot: Slot) {
+        let (id, view) = (self.board.id(slot), self.board.view(slot));
+        let presence = view.presence().map_or(Revision(0), |p| p.modified);
+        for compare in
+            [Compare::Presence(id.clone(), presence), Compare::Machine(id.clone(), view.record_revision())]
+        {
+            if !group.compares.contains(&compare) {
+                group.compares.push(compare);
+            }
+        }
+    }
+
+    /// The machine that loses it is still away, and marked by the marker that was counted from.
+    pub fn compare_lost(&self, group: &mut Group, slot: Slot) {
+        let (id, view) = (self.board.id(slot), self.board.view(slot));
+        let lost = view.lost().map_or(Revision(0), |lost| lost.record.modified);
+        for compare in [
+            Compare::Presence(id.clone(), Revision(0)),
+            Compare::Lost(id.clone(), lost),
+            Compare::Machine(id.clone(), view.record_revision()),
+        ] {
+            if !group.compares.contains(&compare) {
+                group.compares.push(compare);
+            }
+        }
+    }
+
+    pub fn placement(&self, name: &UnitName) -> Option<&'w Versioned<Placement>> {
+        self.world.placements().get(name)
+    }
+
+    /// Where the unit stands, if what the placement says is about this life of the name.
+    pub fn placed_at(&self, name: &UnitName, unit: &UnitRecord) -> Option<Slot> {
+        let placement = &self.placement(name)?.value;
+        let machine = placement.machine.as_ref().filter(|_| placement.uid == unit.uid)?;
+        self.board.slot(machine.as_str())
+    }
+
+    /// Writes the placement, unless it would say what it says already.
+    pub fn place(
+        &mut self,
+        group: &mut Group,
+        name: &UnitName,
+        unit: &UnitRecord,
+        at: Option<(&MachineId, OrderNumber)>,
+        decision: Decision,
+        refusals: Vec<RefusalHold>,
+    ) {
+        let old = self.placement(name).map(|p| &p.value);
+        let number = at.map_or_else(|| old.map(|o| o.number).unwrap_or_default(), |(_, number)| number);
+        let new = Placement {
+            v: SCHEMA,
+            uid: unit.uid.clone(),
+            machine: at.map(|(machine, _)| machine.clone()),
+            number,
+            decision: Decision { judged: self.world.unit_revision(name), at: self.now, ..decision },
+            refusals,
+            extra: old.map(|o| o.extra.clone()).unwrap_or_default(),
+        };
+        let is_same = old.is_some_and(|old| {
+            old.uid == new.uid
+                && old.machine == new.machine
+                && old.number == new.number
+                && old.refusals == new.refusals
+                && old.decision.says_the_same_as(&new.decision)
+        });
+        if !is_same {
+            group.writes.push(Write::PutPlacement(name.clone(), Box::new(new)));
+        }
+    }
+
+    /// Refusals that still count: a change of the unit's record gives every machine another chance.
+    pub fn refusals(&self, name: &UnitName) -> Vec<RefusalHold> {
+        let Some(placement) = self.placement(name).map(|p| &p.value) else { return Vec::new() };
+        if placement.decision.judged == self.world.unit_revision(name) {
+            placement.refusals.clone()
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+pub fn wanted(desired: DesiredState) -> Wanted {
+    match desired {
+        DesiredState::Launched => Wanted::Launched,
+        DesiredState::Loaded => Wanted::Loaded,
+        DesiredState::Inactive | DesiredState::Destroyed => Wanted::Gone,
+    }
+}
+
+pub fn note(kind: &str, unit: Option<&UnitName>, machine: Option<&MachineId>, why: &str) -> Option<EventNote> {
+    Some(EventNote { kind: kind.to_owned(), unit: unit.cloned(), machine: machine.cloned(), why: why.to_owned() })
+}

@@ -1,0 +1,229 @@
+//! Whether a machine can run a unit: one rule, used for placing, for keeping and for explaining.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use unit_files::{Glob, UnitName};
+
+use super::board::{Board, Slot};
+use crate::ids::MachineId;
+use crate::records::{Reason, UnitRecord, Wanted};
+use crate::time::{Span, Timestamp};
+
+/// Why a machine cannot run a unit: the first test that fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ineligible {
+    Absent { since: Option<Timestamp> },
+    Forgotten,
+    Cordoned,
+    MissingFeature { feature: String },
+    OtherMachine { machine: MachineId, required: String },
+    Metadata { key: String, allowed: BTreeSet<String>, actual: Option<String> },
+    PeerElsewhere { peer: String, at: Option<MachineId> },
+    Conflict { with: UnitName, glob: String, is_theirs: bool, is_leaving: bool },
+    Refused { reason: Reason, until: Timestamp },
+}
+
+impl Ineligible {
+    /// A stable word.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Ineligible::Absent { .. } => "machine-absent",
+            Ineligible::Forgotten => "machine-forgotten",
+            Ineligible::Cordoned => "machine-cordoned",
+            Ineligible::MissingFeature { .. } => "feature-missing",
+            Ineligible::OtherMachine { .. } => "machine-id",
+            Ineligible::Metadata { .. } => "metadata",
+            Ineligible::PeerElsewhere { .. } => "peer",
+            Ineligible::Conflict { is_leaving: false, .. } => "conflict",
+            Ineligible::Conflict { is_leaving: true, .. } => "conflict-leaving",
+            Ineligible::Refused { .. } => "refused-there",
+        }
+    }
+
+    /// The unit that would have to go for this machine to become possible.
+    #[must_use]
+    pub fn would_fit_without(&self) -> Option<&UnitName> {
+        match self {
+            Ineligible::Conflict { with, .. } => Some(with),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Ineligible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ineligible::Absent { since: Some(_) } => f.write_str("the machine is lost"),
+            Ineligible::Absent { since: None } => f.write_str("the machine is not present"),
+            Ineligible::Forgotten => f.write_str("the machine was forgotten"),
+            Ineligible::Cordoned => f.write_str("the machine is cordoned and takes no new unit"),
+            Ineligible::MissingFeature { feature } => {
+                write!(f, "its fleetd does not provide the feature {feature:?}; update it")
+            }
+            Ineligible::OtherMachine { machine, required } => {
+                write!(f, "agent ID \"{machine}\" does not match required \"{required}\"")
+            }
+            Ineligible::Metadata { key, allowed, actual } => {
+                let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
+                let allowed = allowed.join(" or ");
+                match actual {
+                    Some(actual) => write!(f, "metadata {key}={actual}, required {key}={allowed}"),
+                    None => write!(f, "metadata {key} is not set, required {key}={allowed}"),
+                }
+            }
+            Ineligible::PeerElsewhere { peer, at: Some(at) } => {
+                write!(f, "required peer Unit({peer}) is scheduled on {at}")
+            }
+            Ineligible::PeerElsewhere { peer, at: None } => {
+                write!(f, "required peer Unit({peer}) is not scheduled")
+            }
+            Ineligible::Conflict { with, glob, is_theirs, is_leaving } => {
+                let by = if *is_theirs { "its" } else { "the unit's" };
+                let leaving = if *is_leaving { ", which has not stopped there yet" } else { "" };
+                write!(f, "found conflict with locally-scheduled Unit({with}){leaving} ({by} Conflicts={glob})")
+            }
+            Ineligible::Refused { reason, .. } => write!(f, "the machine refused it: {}", reason.text),
+        }
+    }
+}
+
+/// Two sides of the same question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// May it come here? Everything that occupies counts, tombstones included.
+    Place,
+    /// May it stay? A cordon and a tombstone do not drive it out, and of two that conflict the one whose record
+    /// changed last gives way.
+    Stay,
+}
+
+/// The first reason against running `unit` in `slot`, in the order of the scheduling rules.
+///
+/// # Errors
+/// That reason.
+pub fn verdict(
+    board: &Board<'_>,
+    slot: Slot,
+    name: &UnitName,
+    unit: &UnitRecord,
+    purpose: Purpose,
+    now: Timestamp,
+) -> Result<(), Ineligible> {
+    let view = board.view(slot);
+    let requirements = unit.requirements();
+    if view.is_forgotten() {
+        return Err(Ineligible::Forgotten);
+    }
+    if !view.is_present() {
+        return Err(Ineligible::Absent { since: view.lost().map(|l| l.record.value.since) });
+    }
+    if purpose == Purpose::Place {
+        if view.is_cordoned() {
+            return Err(Ineligible::Cordoned);
+        }
+        if let Some(hold) = board.refusal(name, slot).filter(|hold| hold.until > now) {
+            return Err(Ineligible::Refused { reason: hold.reason.clone(), until: hold.until });
+        }
+    }
+    if let Some(presence) = view.presence()
+        && let Some(feature) = unit.features.iter().find(|f| !presence.value.features.contains(*f))
+    {
+        return Err(Ineligible::MissingFeature { feature: feature.clone() });
+    }
+    let id = board.id(slot);
+    if let Some(required) = &requirements.machine_id
+        && !requirements.fits_machine_id(id.as_str())
+    {
+        return Err(Ineligible::OtherMachine { machine: id.clone(), required: required.clone() });
+    }
+    for (key, allowed) in &requirements.metadata {
+        let actual = view.metadata().get(key);
+        if !actual.is_some_and(|value| allowed.contains(value)) {
+            return Err(Ineligible::Metadata {
+                key: key.clone(),
+                allowed: allowed.clone(),
+                actual: actual.cloned(),
+            });
+        }
+    }
+    if let Some(peer) = requirements.machine_of.iter().find(|peer| !board.is_scheduled(peer, slot)) {
+        let at = board.scheduled_at(peer).next().map(|slot| board.id(slot).clone());
+        return Err(Ineligible::PeerElsewhere { peer: peer.clone(), at });
+    }
+    match conflict(board, slot, name, &requirements.conflicts, purpose) {
+        Some(conflict) => Err(conflict),
+        None => Ok(()),
+    }
+}
+
+fn conflict(
+    board: &Board<'_>,
+    slot: Slot,
+    name: &UnitName,
+    globs: &[Glob],
+    purpose: Purpose,
+) -> Option<Ineligible> {
+    let counts = |other: &UnitName, wanted: Wanted| {
+        other != name
+            && match purpose {
+                Purpose::Place => true,
+                Purpose::Stay => wanted != Wanted::Gone && board.gives_way(name, other),
+            }
+    };
+    let found = |with: &UnitName, glob: &Glob, is_theirs: bool, wanted: Wanted| Ineligible::Conflict {
+        with: with.clone(),
+        glob: glob.as_str().to_owned(),
+        is_theirs,
+        is_leaving: wanted == Wanted::Gone,
+    };
+    for glob in globs {
+        let prefix = literal_prefix(glob);
+        for (other, wanted) in board.occupants_from(slot, prefix) {
+            if glob.matches(other.as_str()) && counts(other, wanted) {
+                return Some(found(other, glob, false, wanted));
+            }
+        }
+    }
+    for (other, theirs, wanted) in board.guards(slot) {
+        if let Some(glob) = theirs.iter().find(|glob| glob.matches(name.as_str()))
+            && counts(other, wanted)
+        {
+            return Some(found(other, glob, true, wanted));
+        }
+    }
+    None
+}
+
+/// The part of a pattern before its first special character: only names that start with it can match, and names are
+/// sorted, so a machine's units need not all be tried.
+fn literal_prefix(glob: &Glob) -> &str {
+    let text = glob.as_str();
+    &text[..text.find(['*', '?', '[', '\\']).unwrap_or(text.len())]
+}
+
+/// How long a machine that refused a unit is left out: 30 s, doubling to 15 min.
+#[must_use]
+pub fn refusal_hold(times: u32) -> Span {
+    let secs = 30_u64.saturating_mul(1 << times.saturating_sub(1).min(10));
+    Span::from_secs(secs.min(900))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_hold_from_half_a_minute_to_a_quarter_of_an_hour() {
+        let holds: Vec<u64> = [1, 2, 3, 5, 6, 60].map(|times| refusal_hold(times).0 / 1000).to_vec();
+        assert_eq!(holds, [30, 60, 120, 480, 900, 900]);
+    }
+
+    #[test]
+    fn only_the_part_before_a_special_character_is_literal() {
+        assert_eq!(literal_prefix(&Glob::new("hello@*.service")), "hello@");
+        assert_eq!(literal_prefix(&Glob::new("a.service")), "a.service");
+        assert_eq!(literal_prefix(&Glob::new("*")), "");
+    }
+}

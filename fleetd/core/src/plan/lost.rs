@@ -1,0 +1,52 @@
+//! Machines that went away: their markers, and when their units may move.
+
+use unit_files::UnitName;
+
+use super::board::Slot;
+use super::brake::Brake;
+use super::draft::{Draft, note};
+use super::group::{Compare, Group, Write};
+use crate::ids::Revision;
+use crate::records::{Extra, LostRecord, SCHEMA};
+
+/// Writes a marker for every known machine whose presence is gone.
+pub fn mark(draft: &mut Draft<'_>) {
+    let world = draft.world;
+    for id in world.unmarked() {
+        let Some(view) = world.machines().get(id) else { continue };
+        let record =
+            LostRecord { v: SCHEMA, since: draft.now, grace: draft.policy().default_grace, extra: Extra::new() };
+        draft.emit(Group {
+            compares: vec![
+                Compare::Presence(id.clone(), Revision(0)),
+                Compare::Lost(id.clone(), Revision(0)),
+                Compare::Machine(id.clone(), view.record_revision()),
+            ],
+            writes: vec![Write::PutLost(id.clone(), record)],
+            note: note("machine-lost", None, Some(id), "its presence lease ran out"),
+        });
+    }
+}
+
+/// Units of the machines whose time has run out since the last look, and when to look for the others.
+pub fn due(draft: &mut Draft<'_>, brake: &Brake) -> Vec<UnitName> {
+    let world = draft.world;
+    let mut due = Vec::new();
+    let away = draft.board.slots().filter(|slot| draft.board.view(*slot).evict_at().is_some());
+    for slot in away.collect::<Vec<_>>() {
+        let (id, view) = (draft.board.id(slot), draft.board.view(slot));
+        let Some(at) = view.evict_at() else { continue };
+        if at > draft.now {
+            draft.plan.look_at(at);
+        } else if !brake.holds(id) && !world.is_evicting(id) {
+            due.extend(view.orders().keys().cloned());
+            draft.plan.evicting.push(id.clone());
+        }
+    }
+    due
+}
+
+/// Whether the machine's units may be placed elsewhere now.
+pub fn is_evicted(draft: &Draft<'_>, brake: &Brake, slot: Slot) -> bool {
+    draft.board.view(slot).evict_at().is_some_and(|at| at <= draft.now) && !brake.holds(draft.board.id(slot))
+}
