@@ -1,1 +1,13 @@
-//! See the crate's description.
+//! What goes over the wire of the HTTP API, for both ends.
+//!
+//! The daemon's HTTP server encodes these types and the command line decodes them, so that neither has words of its own
+//! for the same thing. [`v1`] is the API of fleet 1.0, byte for byte; [`v2`] is everything else. Both answer errors with
+//! [`ErrorBody`]. The feature `client` adds an HTTP client. Nothing here decides anything, and nothing here knows the
+//! registry or systemd.
+
+mod error;
+pub mod paths;
+pub mod v1;
+pub mod v2;
+
+pub use error::{ApiError, ErrorBody};

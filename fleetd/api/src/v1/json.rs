@@ -1,0 +1,101 @@
+//! JSON as Go's encoder writes it and as its decoder reads it.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+/// The keys of request bodies, as the types spell them. Requests may spell them in any case.
+const REQUEST_KEYS: [&str; 9] =
+    ["name", "options", "section", "value", "desiredState", "currentState", "machineID", "op", "path"];
+
+/// A request body that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The body is empty; the message is Go's.
+    #[error("EOF")]
+    Empty,
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
+/// One line, no trailing newline, with `<`, `>` and `&` escaped.
+#[must_use]
+pub fn to_v1_json<T: Serialize>(value: &T) -> String {
+    let plain = serde_json::to_string(value).expect("wire types have string keys and no fallible fields");
+    // These characters occur only inside strings, so replacing them in the whole text is safe.
+    let mut out = String::with_capacity(plain.len());
+    for c in plain.chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// Reads a request body: keys in any case, unknown keys and everything after the first value ignored, `null` as
+/// nothing at all. Bytes that are no UTF-8 inside strings become U+FFFD.
+///
+/// # Errors
+/// An empty body, and what is no JSON or has values of other types than `T`.
+pub fn decode_request<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, DecodeError> {
+    let text = String::from_utf8_lossy(body);
+    let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let mut value = values.next().ok_or(DecodeError::Empty)??;
+    if value.is_null() {
+        return Ok(T::default());
+    }
+    spell_keys(&mut value);
+    Ok(serde_json::from_value(value)?)
+}
+
+fn spell_keys(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(spell_keys),
+        Value::Object(map) => {
+            for (key, mut inner) in std::mem::take(map) {
+                spell_keys(&mut inner);
+                let known = REQUEST_KEYS.iter().find(|known| known.eq_ignore_ascii_case(&key));
+                map.insert(known.map_or(key, |known| (*known).to_owned()), inner);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Go leaves a field alone when the body says `null`.
+pub(super) fn null_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Unit;
+    use super::*;
+
+    #[test]
+    fn request_keys_are_read_in_any_case_and_the_rest_is_ignored() {
+        let unit: Unit = decode_request(
+            br#"{"NAME":"a.service","desiredstate":"launched","OPTIONS":[{"Section":"S","Name":"N","VALUE":"v"}],"kind":3} trailing"#,
+        )
+        .unwrap();
+        assert_eq!((unit.name.as_str(), unit.desired_state.as_str()), ("a.service", "launched"));
+        assert_eq!(unit.options[0].value, "v");
+    }
+
+    #[test]
+    fn null_and_empty_bodies_are_no_options() {
+        for body in ["null", "{}", r#"{"options":[]}"#, r#"{"options":null,"name":null}"#] {
+            assert_eq!(decode_request::<Unit>(body.as_bytes()).unwrap(), Unit::default(), "{body}");
+        }
+        assert_eq!(decode_request::<Unit>(b"").unwrap_err().to_string(), "EOF");
+        assert!(decode_request::<Unit>(b"nope").is_err());
+        assert!(decode_request::<Unit>(br#"{"name":3}"#).is_err());
+    }
+}
