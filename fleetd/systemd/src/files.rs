@@ -50,6 +50,7 @@ impl UnitFiles {
 
     pub(crate) fn install(&self, unit: &Install) -> Result<(), SystemdError> {
         let name = unit.name.as_str();
+        refuse_paths(unit)?;
         let links = self.real(&self.link_directory);
         self.refuse_foreign(&links.join(name))?;
         let units = self.real(&self.units_directory);
@@ -172,6 +173,18 @@ impl UnitFiles {
     }
 }
 
+/// What would lead out of the unit directory, or could not be read back from the drop-in.
+fn refuse_paths(unit: &Install) -> Result<(), SystemdError> {
+    let is_name = |by: &&String| !by.is_empty() && !by.contains(|c: char| c == '/' || c.is_whitespace());
+    match unit.wanted_by.iter().chain(&unit.required_by).find(|by| !is_name(by)) {
+        None => Ok(()),
+        Some(by) => Err(SystemdError::BadSetting {
+            unit: unit.name.clone(),
+            message: format!("WantedBy= or RequiredBy= names {by:?}, which is not a unit"),
+        }),
+    }
+}
+
 fn extra_links(unit: &Install) -> Vec<String> {
     let wants = unit.wanted_by.iter().map(|by| format!("{by}.wants"));
     wants.chain(unit.required_by.iter().map(|by| format!("{by}.requires"))).collect()
@@ -256,7 +269,7 @@ mod tests {
             text: b"[Service]\nExecStart=/bin/true"[..].into(),
             run_hash: "11".repeat(32).parse().unwrap(),
             drop_in: String::new(),
-            wanted_by: wanted_by.iter().map(|name| name.parse().unwrap()).collect(),
+            wanted_by: wanted_by.iter().map(|&name| name.to_owned()).collect(),
             required_by: Vec::new(),
         }
     }
@@ -326,6 +339,14 @@ mod tests {
         let links = root.path().join("run/systemd/system");
         assert!(!links.join("b.target.wants/a.service").is_symlink());
         assert!(links.join("c.target.wants/a.service").is_symlink());
+    }
+
+    #[test]
+    fn target_that_is_a_path_is_refused_before_anything_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let answer = files(&root).install(&unit("a.service", &["../../etc/x"]));
+        assert!(matches!(answer, Err(SystemdError::BadSetting { .. })));
+        assert!(tree(root.path()).is_empty());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! `/run` does not remember, and knows nothing of orders, generations or the registry. Both implementations
 //! are held to the same tests.
 
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 mod dbus;
 mod error;
 mod events;
@@ -83,7 +85,7 @@ pub trait Systemd: Send + Sync + 'static {
 
     /// What of the host stands in the way of `name` or of one of its aliases, if anything. Reads directories
     /// and the list of loaded units; loads nothing.
-    async fn shadowed(&self, name: &UnitName, aliases: &[UnitName]) -> Result<Option<Shadow>, SystemdError>;
+    async fn shadowed(&self, name: &UnitName, aliases: &[String]) -> Result<Option<Shadow>, SystemdError>;
 
     /// Events from now on. Subscribe before acting, then list.
     fn events(&self) -> Events;

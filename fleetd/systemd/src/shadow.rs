@@ -18,22 +18,29 @@ pub(crate) fn on_disk(
     files: &UnitFiles,
     unit_path: &[PathBuf],
     name: &UnitName,
-    aliases: &[UnitName],
+    aliases: &[String],
 ) -> Result<Option<Shadow>, SystemdError> {
-    for name in std::iter::once(name).chain(aliases) {
-        let template = name.template();
+    for name in std::iter::once(name.as_str()).chain(aliases.iter().map(String::as_str)) {
+        let template = template_of(name);
         for directory in unit_path {
-            if let Some(shadow) = entry(files, directory, name.as_str())? {
+            if let Some(shadow) = entry(files, directory, name)? {
                 return Ok(Some(shadow));
             }
             if let Some(template) = &template
-                && let Some(shadow) = entry(files, directory, template.as_str())?
+                && let Some(shadow) = entry(files, directory, template)?
             {
                 return Ok(Some(Shadow { kind: ShadowKind::Template, ..shadow }));
             }
         }
     }
     Ok(None)
+}
+
+/// `web@.service` for `web@1.service`. For text, since an alias may have a type that no unit of fleet has.
+pub(crate) fn template_of(name: &str) -> Option<String> {
+    let (stem, kind) = name.rsplit_once('.')?;
+    let (prefix, instance) = stem.split_once('@')?;
+    (!instance.is_empty()).then(|| format!("{prefix}@.{kind}"))
 }
 
 fn entry(files: &UnitFiles, directory: &Path, name: &str) -> Result<Option<Shadow>, SystemdError> {
@@ -80,7 +87,7 @@ mod tests {
         };
         let unit_path =
             [PathBuf::from("/etc/s"), PathBuf::from("/run/systemd/system"), PathBuf::from("/absent")];
-        let aliases: Vec<UnitName> = aliases.iter().map(|name| name.parse().unwrap()).collect();
+        let aliases: Vec<String> = aliases.iter().map(|&name| name.to_owned()).collect();
         let found = on_disk(&files, &unit_path, &name.parse().unwrap(), &aliases).unwrap();
         found.map(|shadow| (shadow.kind, shadow.path.display().to_string()))
     }

@@ -202,10 +202,10 @@ pub struct Install {
     pub run_hash: RunHash,
     /// Further lines for the drop-in, each with its section header; empty for most units.
     pub drop_in: String,
-    /// Units that get a `.wants/` link to this one.
-    pub wanted_by: Vec<UnitName>,
+    /// Units, usually targets of the host, that get a `.wants/` link to this one.
+    pub wanted_by: Vec<String>,
     /// Units that get a `.requires/` link to this one.
-    pub required_by: Vec<UnitName>,
+    pub required_by: Vec<String>,
 }
 
 /// A unit as it lies on disk, whatever systemd has loaded.

@@ -119,9 +119,9 @@ impl Bus {
     pub(super) async fn loaded_path(
         &self,
         about: About<'_>,
-        name: &UnitName,
+        name: &str,
     ) -> Result<Option<OwnedObjectPath>, SystemdError> {
-        match self.call(about, TO_MANAGER, "GetUnit", &(name.as_str(),)).await {
+        match self.call(about, TO_MANAGER, "GetUnit", &(name,)).await {
             Ok(path) => Ok(Some(path)),
             Err(SystemdError::NoSuchUnit { .. }) => Ok(None),
             Err(error) => Err(error),

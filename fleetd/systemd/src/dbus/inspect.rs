@@ -48,8 +48,8 @@ pub(super) async fn list(bus: &Bus, names: &[UnitName]) -> Result<Vec<UnitStatus
         return Ok(Vec::new());
     }
     let patterns: Vec<String> = if names.len() <= MOST_PATTERNS {
-        // The only character of a name that a pattern reads differently.
-        names.iter().map(|name| name.as_str().replace('\\', "\\\\")).collect()
+        // systemd matches with FNM_NOESCAPE, so a name is its own pattern.
+        names.iter().map(UnitName::to_string).collect()
     } else {
         Vec::new()
     };
@@ -74,7 +74,7 @@ pub(super) async fn inspect(bus: &Bus, name: &UnitName) -> Result<Option<UnitDet
     let about = About::unit("read unit", name);
     let mut last = None;
     for _ in 0..MOST_READS {
-        let Some(path) = bus.loaded_path(about, name).await? else { return Ok(None) };
+        let Some(path) = bus.loaded_path(about, name.as_str()).await? else { return Ok(None) };
         let (detail, is_consistent) = read(bus, about, path.as_str(), name).await?;
         // A unit that was unloaded just after `GetUnit` is loaded anew by the `Get`s and looks as if it had
         // never run; systemd unloads it again at once, and the next round sees that.

@@ -111,22 +111,22 @@ impl DbusSystemd {
     }
 
     /// What systemd has loaded under the name, if it is not ours.
-    async fn foreign(&self, name: &UnitName) -> Result<Option<Shadow>, SystemdError> {
-        let about = About::unit("check the name", name);
+    async fn foreign(&self, unit: &UnitName, name: &str) -> Result<Option<Shadow>, SystemdError> {
+        let about = About::unit("check the name", unit);
         let Some(path) = self.bus.loaded_path(about, name).await? else { return Ok(None) };
         let get = |property| self.bus.get::<String>(about, path.as_str(), UNIT, property);
         let (id, load, fragment) = tokio::try_join!(get("Id"), get("LoadState"), get("FragmentPath"))?;
         let fragment = PathBuf::from(fragment);
-        let kind = if id != name.as_str() {
+        let kind = if id != name {
             ShadowKind::Alias
         } else if LoadState::from(load.as_str()) == LoadState::Loaded
-            && !self.files.is_our_fragment(&fragment, name.as_str())
+            && !self.files.is_our_fragment(&fragment, name)
         {
             ShadowKind::Loaded
         } else {
             return Ok(None);
         };
-        Ok(Some(Shadow { kind, name: name.to_string(), path: fragment }))
+        Ok(Some(Shadow { kind, name: name.to_owned(), path: fragment }))
     }
 }
 
@@ -150,7 +150,7 @@ impl Systemd for DbusSystemd {
     async fn stop(&self, name: &UnitName) -> Result<Option<JobId>, SystemdError> {
         let about = About::unit("stop", name);
         // `StopUnit` alone would load a unit that is only on disk.
-        if self.bus.loaded_path(about, name).await?.is_none() {
+        if self.bus.loaded_path(about, name.as_str()).await?.is_none() {
             return Ok(None);
         }
         let stopped: Result<OwnedObjectPath, _> =
@@ -200,7 +200,7 @@ impl Systemd for DbusSystemd {
         self.on_files(UnitFiles::installed).await
     }
 
-    async fn shadowed(&self, name: &UnitName, aliases: &[UnitName]) -> Result<Option<Shadow>, SystemdError> {
+    async fn shadowed(&self, name: &UnitName, aliases: &[String]) -> Result<Option<Shadow>, SystemdError> {
         let about = About::unit("check the name", name);
         let unit_path: Vec<String> = self.bus.get(about, MANAGER_PATH, MANAGER, "UnitPath").await?;
         let unit_path: Vec<PathBuf> = unit_path.into_iter().map(PathBuf::from).collect();
@@ -209,8 +209,8 @@ impl Systemd for DbusSystemd {
         if let Some(shadow) = self.on_files(on_disk).await? {
             return Ok(Some(shadow));
         }
-        for name in std::iter::once(name).chain(aliases) {
-            if let Some(shadow) = self.foreign(name).await? {
+        for taken in std::iter::once(name.as_str()).chain(aliases.iter().map(String::as_str)) {
+            if let Some(shadow) = self.foreign(name, taken).await? {
                 return Ok(Some(shadow));
             }
         }

@@ -246,7 +246,12 @@ impl Machine {
             self.finish_job(name, JobResult::Done);
             return;
         }
-        let limit = unit.loaded.spec.as_ref().map_or(Duration::ZERO, |spec| spec.stop_timeout);
+        let spec = unit.loaded.spec.as_ref();
+        let (limit, own) =
+            spec.map_or((Duration::ZERO, Duration::ZERO), |spec| (spec.stop_timeout, spec.stop_takes));
+        // `ExecStop=` only runs for what has started.
+        let own = if unit.active == ActiveState::Active { own } else { Duration::ZERO };
+        let takes = own.saturating_add(behaviour.stop_takes);
         let has_process = unit.main_pid != 0;
         self.log(name, What::Stopped, now);
         if !has_process {
@@ -257,10 +262,10 @@ impl Machine {
         self.set_state(name, ActiveState::Deactivating, "stop-sigterm", now);
         if behaviour.stop_hangs {
             self.void_pending(name);
-        } else if behaviour.stop_takes > limit {
+        } else if takes > limit {
             self.after(name, limit, Step::StopDone { killed: true });
         } else {
-            self.after(name, behaviour.stop_takes, Step::StopDone { killed: false });
+            self.after(name, takes, Step::StopDone { killed: false });
         }
     }
 

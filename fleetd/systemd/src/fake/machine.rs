@@ -15,6 +15,7 @@ use crate::{
         text::Spec,
         unit::{Job, JobKind, Loaded, Source, Unit},
     },
+    shadow::template_of,
     types::{
         ActiveState, ContentHash, Install, InstalledUnit, InvocationId, JobId, JobResult, LoadState, Shadow,
         ShadowKind, SystemdEvent, UnitDetail, UnitName, UnitStatus,
@@ -258,21 +259,21 @@ impl Machine {
         self.files.values().map(row).collect()
     }
 
-    pub(super) fn shadowed(&self, name: &UnitName, aliases: &[UnitName]) -> Option<Shadow> {
-        for name in std::iter::once(name).chain(aliases) {
+    pub(super) fn shadowed(&self, name: &UnitName, aliases: &[String]) -> Option<Shadow> {
+        for name in std::iter::once(name.as_str()).chain(aliases.iter().map(String::as_str)) {
             if let Some(host) = self.host.get(name) {
                 let kind = match host {
                     HostUnit { masked: true, .. } => ShadowKind::Masked,
                     HostUnit { alias_of: Some(_), .. } => ShadowKind::Alias,
                     HostUnit { .. } => ShadowKind::HostUnit,
                 };
-                return Some(Shadow { kind, name: name.to_string(), path: host.path.clone().into() });
+                return Some(Shadow { kind, name: name.to_owned(), path: host.path.clone().into() });
             }
-            if let Some(found) = name.template()
-                && let Some(host) = self.host.get(&found)
+            if let Some(template) = template_of(name)
+                && let Some(host) = self.host.get(template.as_str())
             {
                 let kind = ShadowKind::Template;
-                return Some(Shadow { kind, name: found.to_string(), path: host.path.clone().into() });
+                return Some(Shadow { kind, name: template, path: host.path.clone().into() });
             }
         }
         None

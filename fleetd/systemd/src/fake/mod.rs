@@ -362,7 +362,7 @@ impl Systemd for FakeSystemd {
         self.call(Call::Installed, None, |machine, _| Ok(machine.installed())).await
     }
 
-    async fn shadowed(&self, name: &UnitName, aliases: &[UnitName]) -> Result<Option<Shadow>, SystemdError> {
+    async fn shadowed(&self, name: &UnitName, aliases: &[String]) -> Result<Option<Shadow>, SystemdError> {
         self.call(Call::Shadowed, Some(name), |machine, _| Ok(machine.shadowed(name, aliases))).await
     }
 
@@ -377,3 +377,6 @@ impl Systemd for FakeSystemd {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,8 @@ pub(super) struct Spec {
     /// `None` = no limit.
     pub start_timeout: Option<Duration>,
     pub stop_timeout: Duration,
+    /// Time that `ExecStop=` takes.
+    pub stop_takes: Duration,
     pub conditions_met: bool,
     pub assertions_met: bool,
     pub collects_failed: bool,
@@ -129,6 +131,11 @@ impl Spec {
                 None => default_start,
             },
             stop_timeout: service("TimeoutStopSec").and_then(|v| span(&v)).unwrap_or(DEFAULT_TIMEOUT),
+            stop_takes: match program(&values(file, "Service", "ExecStop"), Kind::Oneshot) {
+                Program::Exits { after, .. } => after,
+                Program::RunsOn => Duration::MAX,
+                Program::Missing => Duration::ZERO,
+            },
             conditions_met: checks(file, "ConditionPathExists"),
             assertions_met: checks(file, "AssertPathExists"),
             collects_failed: values(file, "Unit", "CollectMode").pop().as_deref()
