@@ -1,7 +1,18 @@
 //! The registry: the only state that the parts of the cluster share.
 //!
-//! [`store`] is the bytes level (revisions, transactions, watches, leases) with its two
-//! implementations; what stands on it is generic over [`store::Store`]. Called by the tasks of
-//! fleetd's shell; decides nothing, that is `fleet-core`'s.
+//! [`store`] is the bytes level (revisions, transactions, watches, leases); [`etcd`] and [`memory`]
+//! implement it. On it stand [`follow`] (list, then watch), [`lease`] (renewal that nothing delays)
+//! and [`pack`] (fenced groups of writes). Called by the tasks of fleetd's shell; decides nothing,
+//! that is `fleet-core`'s.
 
+mod backoff;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+pub mod etcd;
+pub mod follow;
+pub mod lease;
+pub mod memory;
+pub mod pack;
 pub mod store;
+
+pub use backoff::BackoffOptions;

@@ -37,8 +37,8 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Why a store call gave no result. Only [`Unknown`](Self::Unknown) leaves open whether a write was
-/// applied; after all others it was not.
+/// Why a store call gave no result. Of a writing transaction only [`Unknown`](Self::Unknown) leaves
+/// open whether it was applied; after all others it was not. The other calls may be repeated freely.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("{operation}: no registry endpoint answers ({detail}); check that etcd runs and has a leader")]
@@ -79,8 +79,8 @@ pub enum StoreError {
     #[error("a transaction changes key {key:?} twice; keep the last change only")]
     DuplicateKey { key: String },
 
-    #[error("{operation}: the request is larger than the registry accepts ({detail})")]
-    RequestTooLarge { operation: Operation, detail: String },
+    #[error("{operation}: the request or its answer is too large ({detail}); ask for less at once")]
+    TooLarge { operation: Operation, detail: String },
 
     #[error("registry endpoint {endpoint:?} cannot be used: {detail}")]
     Endpoint { endpoint: String, detail: String },

@@ -1,0 +1,143 @@
+//! What an etcd error means for the caller: try another member, read again, or give up.
+//!
+//! Called by the fail-over. etcd tells its errors apart by gRPC code and text; the texts are those
+//! of etcd 3.4 to 3.6 (`api/v3rpc/rpctypes/error.go`).
+
+use std::error::Error as StdError;
+
+use tonic::Code;
+
+use crate::store::{LeaseId, Operation, Revision, StoreError};
+
+/// What was asked, for the errors that name it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub operation: Operation,
+    pub revision: Option<Revision>,
+    pub lease: Option<LeaseId>,
+}
+
+impl Asked {
+    pub fn new(operation: Operation) -> Self {
+        Self { operation, revision: None, lease: None }
+    }
+}
+
+/// A failed attempt at one member.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The member never worked on it: any other may be asked.
+    NotApplied(String),
+    /// It may have been applied.
+    Ambiguous(String),
+    /// Every member would say the same.
+    Final(StoreError),
+}
+
+pub(super) fn classify(asked: Asked, error: &etcd_client::Error) -> Failure {
+    use etcd_client::Error as E;
+    match error {
+        E::GRpcStatus(status) => classify_status(asked, status),
+        E::InvalidArgs(_) | E::InvalidUri(_) | E::EndpointError(_) => Failure::NotApplied(error.to_string()),
+        E::TransportError(transport) if is_connect_error(transport) => Failure::NotApplied(error.to_string()),
+        _ => Failure::Ambiguous(error.to_string()),
+    }
+}
+
+fn classify_status(asked: Asked, status: &tonic::Status) -> Failure {
+    let operation = asked.operation;
+    let text = status.message();
+    let detail = || text.to_owned();
+    let refused = || Failure::Final(StoreError::Refused { operation, detail: detail() });
+    match status.code() {
+        Code::Unavailable if is_connect_error(status) || text.contains("etcdserver: no leader") => {
+            Failure::NotApplied(detail())
+        }
+        Code::ResourceExhausted if text.contains("too many requests") => Failure::NotApplied(detail()),
+        Code::ResourceExhausted if text.contains("space exceeded") => {
+            Failure::Final(StoreError::NoSpace { operation })
+        }
+        Code::OutOfRange if text.contains("has been compacted") => match asked.revision {
+            Some(revision) => Failure::Final(StoreError::Compacted { asked: revision }),
+            None => refused(),
+        },
+        Code::OutOfRange if text.contains("future revision") => match asked.revision {
+            Some(revision) => Failure::Final(StoreError::FutureRevision { asked: revision }),
+            None => refused(),
+        },
+        // Said by our own side of the connection.
+        Code::OutOfRange | Code::ResourceExhausted if text.contains("message length too large") => {
+            Failure::Final(StoreError::TooLarge { operation, detail: detail() })
+        }
+        Code::NotFound if text.contains("lease not found") => match asked.lease {
+            Some(id) => Failure::Final(StoreError::LeaseNotFound { id }),
+            None => refused(),
+        },
+        Code::InvalidArgument if text.contains("request is too large") => {
+            Failure::Final(StoreError::TooLarge { operation, detail: detail() })
+        }
+        Code::InvalidArgument if text.contains("authentication failed") => denied(operation, text),
+        Code::FailedPrecondition if text.contains("authentication") => denied(operation, text),
+        Code::PermissionDenied | Code::Unauthenticated => denied(operation, text),
+        Code::DataLoss => Failure::Final(StoreError::Corrupt { operation, detail: detail() }),
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::Internal
+        | Code::Aborted => Failure::Ambiguous(detail()),
+        _ => refused(),
+    }
+}
+
+fn denied(operation: Operation, text: &str) -> Failure {
+    Failure::Final(StoreError::PermissionDenied { operation, detail: text.to_owned() })
+}
+
+/// The connection was never made, so nothing was sent.
+fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(code: Code, text: &str) -> Failure {
+        let mut asked = Asked::new(Operation::Txn);
+        asked.revision = Some(Revision(7));
+        asked.lease = Some(LeaseId(9));
+        classify(asked, &etcd_client::Error::GRpcStatus(tonic::Status::new(code, text)))
+    }
+
+    #[test]
+    fn member_without_leader_has_not_applied_the_request() {
+        assert!(matches!(verdict(Code::Unavailable, "etcdserver: no leader"), Failure::NotApplied(_)));
+    }
+
+    #[test]
+    fn request_that_timed_out_in_etcd_may_have_been_applied() {
+        assert!(matches!(verdict(Code::Unavailable, "etcdserver: request timed out"), Failure::Ambiguous(_)));
+        assert!(matches!(verdict(Code::Unknown, "transport error"), Failure::Ambiguous(_)));
+    }
+
+    #[test]
+    fn errors_that_name_their_subject_carry_it() {
+        let text = "etcdserver: mvcc: required revision has been compacted";
+        let Failure::Final(error) = verdict(Code::OutOfRange, text) else { panic!("not final") };
+        assert_eq!(error, StoreError::Compacted { asked: Revision(7) });
+        let text = "etcdserver: requested lease not found";
+        let Failure::Final(error) = verdict(Code::NotFound, text) else { panic!("not final") };
+        assert_eq!(error, StoreError::LeaseNotFound { id: LeaseId(9) });
+        let text = "etcdserver: mvcc: database space exceeded";
+        let Failure::Final(error) = verdict(Code::ResourceExhausted, text) else { panic!("not final") };
+        assert_eq!(error, StoreError::NoSpace { operation: Operation::Txn });
+    }
+}

@@ -1,0 +1,76 @@
+//! Renewing leases over streams that are kept, so that a renewal is one message each way.
+//!
+//! Called by the store. A stream whose answer is late is given up: a late answer would be taken
+//! for the next one.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper};
+
+use super::classify::{Asked, Failure, classify};
+use crate::store::{LeaseId, Operation};
+
+struct Renewal {
+    keeper: LeaseKeeper,
+    answers: LeaseKeepAliveStream,
+}
+
+#[derive(Default)]
+pub(super) struct Renewals {
+    open: Mutex<HashMap<LeaseId, Renewal>>,
+}
+
+impl Renewals {
+    /// Renews over the stream that is open for this lease. `None`: there is none, or it broke.
+    pub async fn renew(&self, id: LeaseId, within: Duration) -> Option<Duration> {
+        // Taken out for the time of the call: whoever is cancelled here drops the stream.
+        let mut renewal = self.take(id)?;
+        let ttl = tokio::time::timeout(within, renewal.ask()).await.ok()?.ok()?;
+        self.put_back(id, renewal, ttl);
+        Some(ttl)
+    }
+
+    /// Opens a stream to a member and renews over it.
+    pub async fn open(&self, client: Client, id: LeaseId) -> Result<Duration, Failure> {
+        let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseKeepAlive) };
+        let (keeper, answers) = match client.lease_client().keep_alive(id.0).await {
+            Ok(opened) => opened,
+            // How the library says that the first answer's time to live was zero.
+            Err(etcd_client::Error::LeaseKeepAliveError(text)) if text == "lease not found" => {
+                return Ok(Duration::ZERO);
+            }
+            Err(error) => return Err(classify(asked, &error)),
+        };
+        // The library keeps the first answer to itself, time to live included: ask again.
+        let mut renewal = Renewal { keeper, answers };
+        let ttl = renewal.ask().await.map_err(|error| classify(asked, &error))?;
+        self.put_back(id, renewal, ttl);
+        Ok(ttl)
+    }
+
+    pub fn forget(&self, id: LeaseId) {
+        drop(self.take(id));
+    }
+
+    fn take(&self, id: LeaseId) -> Option<Renewal> {
+        self.open.lock().expect("nobody panics while holding it").remove(&id)
+    }
+
+    fn put_back(&self, id: LeaseId, renewal: Renewal, ttl: Duration) {
+        if !ttl.is_zero() {
+            self.open.lock().expect("nobody panics while holding it").insert(id, renewal);
+        }
+    }
+}
+
+impl Renewal {
+    async fn ask(&mut self) -> Result<Duration, etcd_client::Error> {
+        self.keeper.keep_alive().await?;
+        match self.answers.message().await? {
+            Some(answer) => Ok(Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or_default())),
+            None => Err(etcd_client::Error::LeaseKeepAliveError("the member closed the stream".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! How to reach etcd. Filled in by the shell from its configuration.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Addresses, time-outs and credentials of an etcd cluster.
+#[derive(Clone)]
+pub struct EtcdOptions {
+    /// `http://host:port` or `https://host:port`, one for each member; asked in this order.
+    pub endpoints: Vec<String>,
+    /// Budget of one call, fail-over to other members included.
+    pub request_timeout: Duration,
+    /// User and password, if etcd's authentication is on.
+    pub user: Option<(String, String)>,
+    pub tls: Option<EtcdTls>,
+}
+
+/// What is needed beside `https://` endpoints; all PEM.
+#[derive(Clone, Default)]
+pub struct EtcdTls {
+    /// The authority that signed the members' certificates.
+    pub ca: Option<Vec<u8>>,
+    /// Own certificate and key, if etcd asks for a client certificate.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl EtcdOptions {
+    /// One second a call, no credentials.
+    pub fn new(endpoints: Vec<String>) -> Self {
+        Self { endpoints, request_timeout: Duration::from_secs(1), user: None, tls: None }
+    }
+
+    /// Leaves time for every other member after one that swallows packets.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        let shares = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).saturating_add(1);
+        self.request_timeout / shares
+    }
+}
+
+impl fmt::Debug for EtcdOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdOptions")
+            .field("endpoints", &self.endpoints)
+            .field("request_timeout", &self.request_timeout)
+            .field("user", &self.user.as_ref().map(|(name, _)| name))
+            .field("tls", &self.tls)
+            .finish()
+    }
+}
+
+impl fmt::Debug for EtcdTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdTls")
+            .field("has_ca", &self.ca.is_some())
+            .field("has_identity", &self.identity.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,133 @@
+//! Real etcd servers for tests: loopback ports that the kernel gave, data in a temporary directory,
+//! killed by their process id when dropped.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::{EtcdOptions, EtcdStore};
+use crate::store::{Range, Store};
+
+struct Server {
+    child: Option<Child>,
+    args: Vec<String>,
+    client_url: String,
+}
+
+pub(super) struct EtcdServers {
+    servers: Vec<Server>,
+    directory: TempDir,
+}
+
+/// A port that was free a moment ago. etcd takes no listening socket from its parent.
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("it is bound").port()).collect()
+}
+
+impl EtcdServers {
+    pub async fn start(members: usize) -> Self {
+        Self::start_with(members, &[]).await
+    }
+
+    pub async fn start_with(members: usize, extra: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let ports = free_ports(2 * members);
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let cluster: Vec<String> =
+            (0..members).map(|i| format!("m{i}={}", url(ports[members + i]))).collect();
+        let mut servers = Vec::new();
+        for i in 0..members {
+            let (client_url, peer_url) = (url(ports[i]), url(ports[members + i]));
+            let data = directory.path().join(format!("m{i}"));
+            let mut args = vec![
+                format!("--name=m{i}"),
+                format!("--data-dir={}", data.display()),
+                format!("--listen-client-urls={client_url}"),
+                format!("--advertise-client-urls={client_url}"),
+                format!("--listen-peer-urls={peer_url}"),
+                format!("--initial-advertise-peer-urls={peer_url}"),
+                format!("--initial-cluster={}", cluster.join(",")),
+                // Quick elections; still ten heartbeats, for a loaded machine.
+                "--heartbeat-interval=50".to_owned(),
+                "--election-timeout=500".to_owned(),
+            ];
+            args.extend(extra.iter().map(|arg| (*arg).to_owned()));
+            servers.push(Server { child: None, args, client_url });
+        }
+        let mut cluster = Self { servers, directory };
+        for i in 0..members {
+            cluster.spawn(i);
+        }
+        cluster.wait_for_leader().await;
+        cluster
+    }
+
+    fn spawn(&mut self, index: usize) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.path().join(format!("m{index}.log")))
+            .expect("the directory is writable");
+        let server = &mut self.servers[index];
+        let child = Command::new("/usr/bin/etcd")
+            .args(&server.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("etcd is installed (Debian: etcd-server)");
+        server.child = Some(child);
+    }
+
+    /// A store that knows all members.
+    pub fn store(&self) -> EtcdStore {
+        let endpoints = self.servers.iter().map(|server| server.client_url.clone()).collect();
+        let options = EtcdOptions { request_timeout: Duration::from_secs(2), ..EtcdOptions::new(endpoints) };
+        EtcdStore::new(&options).expect("the endpoints are well formed")
+    }
+
+    /// Waits until the cluster answers a linearizable read.
+    pub async fn wait_for_leader(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let store = self.store();
+        while let Err(error) = store.range(Range::key("/")).await {
+            assert!(Instant::now() < deadline, "etcd does not come up: {error}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn kill(&mut self, index: usize) {
+        if let Some(mut child) = self.servers[index].child.take() {
+            // It may have died by itself; either way it is reaped.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub async fn restart(&mut self, index: usize) {
+        self.spawn(index);
+        self.wait_for_leader().await;
+    }
+
+    pub fn signal(&self, index: usize, signal: Signal) {
+        let child = self.servers[index].child.as_ref().expect("the member runs");
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("process ids fit"));
+        kill(pid, signal).expect("it is our child");
+    }
+}
+
+impl Drop for EtcdServers {
+    fn drop(&mut self) {
+        for index in 0..self.servers.len() {
+            self.kill(index);
+        }
+    }
+}

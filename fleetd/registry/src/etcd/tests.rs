@@ -1,0 +1,183 @@
+//! The store contract over real etcd, and what only several members can show.
+//!
+//! Every test starts its own etcd (Debian's, `/usr/bin/etcd`).
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::server::EtcdServers;
+use super::{EtcdOptions, EtcdStore};
+use crate::follow::{FollowEvent, FollowOptions, Follower};
+use crate::store::{Compare, KeyRange, Op, Operation, Range, Store, StoreError, Txn};
+
+async fn one() -> (EtcdStore, EtcdServers) {
+    let servers = EtcdServers::start(1).await;
+    (servers.store(), servers)
+}
+
+mod contract {
+    crate::store_contract!([], super::one());
+}
+
+/// Puts until it is known to be applied; whoever gets "unknown" reads again, as callers must.
+async fn put(store: &EtcdStore, key: &str, value: &str) -> Result<(), StoreError> {
+    let txn = Txn::of(vec![Op::put(key.to_owned(), value.to_owned())]);
+    match store.txn(txn).await {
+        Ok(_) => Ok(()),
+        Err(StoreError::Unknown { .. }) => {
+            let reply = store.range(Range::key(key.to_owned())).await?;
+            let is_there = reply.kvs.first().is_some_and(|kv| kv.value == value.as_bytes());
+            if is_there { Ok(()) } else { Box::pin(put(store, key, value)).await }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn hundred_calls_work(store: &EtcdStore) {
+    for i in 0..50 {
+        put(store, &format!("/k/{i}"), "x").await.unwrap();
+        store.range(Range::prefix("/k/")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn calls_go_on_when_any_one_of_three_members_is_killed() {
+    for dead in 0..3 {
+        let mut servers = EtcdServers::start(3).await;
+        let store = servers.store();
+        put(&store, "/a", "1").await.unwrap();
+        let lease = store.lease_grant(Duration::from_secs(60)).await.unwrap();
+        store.lease_keep_alive(lease.id).await.unwrap();
+        servers.kill(dead);
+        servers.wait_for_leader().await;
+        hundred_calls_work(&store).await;
+        assert!(!store.lease_keep_alive(lease.id).await.unwrap().is_zero());
+    }
+}
+
+#[tokio::test]
+async fn calls_go_on_when_the_first_of_three_members_is_frozen() {
+    let servers = EtcdServers::start(3).await;
+    let store = servers.store();
+    put(&store, "/a", "1").await.unwrap();
+    servers.signal(0, Signal::SIGSTOP);
+    servers.wait_for_leader().await;
+    // The first write meets the frozen member and may stay unknown; from then on another is asked.
+    hundred_calls_work(&store).await;
+    servers.signal(0, Signal::SIGCONT);
+}
+
+#[tokio::test]
+async fn member_without_quorum_answers_nothing_and_takes_no_write() {
+    let mut servers = EtcdServers::start(3).await;
+    servers.kill(1);
+    servers.kill(2);
+    let store = servers.store();
+    let begin = Instant::now();
+    let error = loop {
+        match store.range(Range::key("/a")).await {
+            Err(error) => break error,
+            Ok(_) => assert!(begin.elapsed() < Duration::from_secs(15), "a member without quorum answers"),
+        }
+    };
+    assert!(error.is_transient(), "{error}");
+    // One member has no leader, two refuse connections: a write is known not to have been applied,
+    // once the member has noticed.
+    loop {
+        match store.txn(Txn::of(vec![Op::put("/a", "x")])).await {
+            Err(StoreError::Unavailable { .. }) => break,
+            other => assert!(begin.elapsed() < Duration::from_secs(15), "{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_listening_is_unavailable_within_the_budget() {
+    let options = EtcdOptions::new(vec!["http://127.0.0.1:9".into(), "http://127.0.0.1:10".into()]);
+    let store = EtcdStore::new(&options).unwrap();
+    let begin = Instant::now();
+    let read = store.range(Range::key("/a")).await;
+    assert!(matches!(read, Err(StoreError::Unavailable { operation: Operation::Range, .. })), "{read:?}");
+    let write = store.txn(Txn::of(vec![Op::put("/a", "x")])).await;
+    assert!(matches!(write, Err(StoreError::Unavailable { .. })), "never sent, so not unknown: {write:?}");
+    assert!(begin.elapsed() < Duration::from_secs(2) + Duration::from_millis(200));
+}
+
+#[tokio::test]
+async fn black_hole_is_given_up_within_the_budget() {
+    // Accepts connections and never answers.
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = EtcdOptions::new(vec![format!("http://{}", hole.local_addr().unwrap())]);
+    let store = EtcdStore::new(&options).unwrap();
+    let begin = Instant::now();
+    assert!(matches!(store.range(Range::key("/a")).await, Err(StoreError::Timeout { .. })));
+    assert!(begin.elapsed() < options.request_timeout + Duration::from_millis(500));
+    let write = store.txn(Txn::of(vec![Op::put("/a", "x")])).await;
+    assert!(matches!(write, Err(StoreError::Unknown { .. })), "{write:?}");
+    let watch = crate::store::WatchRequest::new(vec![KeyRange::key("/a")], crate::store::Revision(1));
+    assert!(store.watch(watch).await.is_err());
+    assert!(store.lease_keep_alive(crate::store::LeaseId(5)).await.is_err());
+}
+
+#[tokio::test]
+async fn follower_lists_anew_after_its_member_restarts_and_misses_nothing() {
+    let mut servers = EtcdServers::start(1).await;
+    let store = std::sync::Arc::new(servers.store());
+    let mut follower =
+        Follower::new(std::sync::Arc::clone(&store), FollowOptions::new(vec![KeyRange::prefix("/k/")], 1));
+    assert!(matches!(follower.next().await, FollowEvent::Snapshot(snapshot) if snapshot.kvs.is_empty()));
+    put(&store, "/k/1", "x").await.unwrap();
+    assert!(matches!(follower.next().await, FollowEvent::Events { .. }));
+    servers.kill(0);
+    servers.restart(0).await;
+    // Written, and its history compacted, before the follower is asked again.
+    put(&store, "/k/2", "x").await.unwrap();
+    put(&store, "/k/1", "y").await.unwrap();
+    let now = store.range(Range::prefix("/k/")).await.unwrap().header.revision;
+    store.compact(now).await.unwrap();
+    loop {
+        if let FollowEvent::Snapshot(snapshot) = follower.next().await {
+            assert_eq!((snapshot.kvs.len(), snapshot.changed), (2, 2));
+            break;
+        }
+    }
+    let report = follower.audit().await.unwrap();
+    assert_eq!(report.differences, Vec::<bytes::Bytes>::new());
+}
+
+#[tokio::test]
+async fn large_values_are_read_in_smaller_pages() {
+    let (store, _servers) = one().await;
+    let store = std::sync::Arc::new(store);
+    let value = "x".repeat(1 << 20);
+    for i in 0..70 {
+        store.txn(Txn::of(vec![Op::put(format!("/k/{i:02}"), value.clone())])).await.unwrap();
+    }
+    let mut options = FollowOptions::new(vec![KeyRange::prefix("/k/")], 1);
+    options.page = 1_000;
+    let mut follower = Follower::new(store, options);
+    let first = follower.next().await;
+    assert!(matches!(&first, FollowEvent::Snapshot(snapshot) if snapshot.kvs.len() == 70));
+}
+
+#[tokio::test]
+async fn etcd_out_of_space_is_told_apart() {
+    let servers = EtcdServers::start_with(1, &["--quota-backend-bytes=16777216"]).await;
+    let store = servers.store();
+    let value = "x".repeat(1 << 20);
+    let begin = Instant::now();
+    let error = loop {
+        match store.txn(Txn::of(vec![Op::put("/k", value.clone())])).await {
+            Ok(_) => assert!(begin.elapsed() < Duration::from_secs(20), "the quota does not bite"),
+            Err(StoreError::Unknown { .. }) => sleep(Duration::from_millis(50)).await,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, StoreError::NoSpace { operation: Operation::Txn });
+    assert!(!store.status().await.unwrap().alarms.is_empty());
+    assert!(store.range(Range::key("/k")).await.is_ok(), "reads go on");
+    let compare = Txn::default().when(vec![Compare::present("/k")]);
+    assert!(store.txn(compare).await.unwrap().succeeded);
+}

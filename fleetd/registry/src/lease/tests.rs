@@ -1,0 +1,1 @@
+//! The keeper over the in-memory store.

@@ -1,0 +1,1 @@
+//! Packing against the in-memory store.
