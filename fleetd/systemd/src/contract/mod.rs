@@ -5,6 +5,7 @@
 //! leaves nothing behind. It panics, naming the case, at the first thing that is not as it must be.
 
 mod bench;
+mod disturbance;
 mod files;
 mod jobs;
 mod results;
@@ -15,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep, timeout};
 
 pub use bench::{StartFigures, measure_starts};
+pub use disturbance::survives;
 
 use crate::{
     Systemd,

@@ -34,6 +34,12 @@ async fn fake_keeps_the_contract() {
     contract::contract(&fake).await;
     assert!(fake.installed().await.unwrap().is_empty());
     contract::measure_starts(&fake, 50, true).await;
+    contract::survives(&fake, async || {
+        fake.set_connected(false);
+        fake.set_connected(true);
+    })
+    .await;
+    contract::survives(&fake, async || fake.admin_reload()).await;
 }
 
 #[tokio::test(start_paused = true)]
