@@ -36,12 +36,12 @@ impl Backoff {
         Self { options, random: StdRng::seed_from_u64(options.seed), failures: 0 }
     }
 
-    /// The wait before the next attempt: between half of the bound and the bound.
+    /// The wait before the next attempt: between a fifth of the bound and the bound.
     pub fn next(&mut self) -> Duration {
         let bound =
             self.options.first.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.options.most);
         self.failures = self.failures.saturating_add(1);
-        bound.mul_f64(self.random.random_range(0.5..=1.0))
+        bound.mul_f64(self.random.random_range(0.2..=1.0))
     }
 
     pub fn reset(&mut self) {
@@ -59,7 +59,7 @@ mod tests {
         let mut backoff = Backoff::new(options);
         for bound in [1, 2, 4, 4] {
             let (wait, bound) = (backoff.next(), Duration::from_secs(bound));
-            assert!(bound / 2 <= wait && wait <= bound, "{wait:?} is not within {bound:?}");
+            assert!(bound / 5 <= wait && wait <= bound, "{wait:?} is not within {bound:?}");
         }
         backoff.reset();
         assert!(backoff.next() <= Duration::from_secs(1));

@@ -79,10 +79,10 @@ impl Members {
             if left.is_zero() {
                 break;
             }
-            let share = match repeat {
-                Repeat::Freely if self.all.len() > 1 => left / u32::try_from(attempts - attempt).unwrap_or(1),
-                _ => left,
-            };
+            // Half for each attempt: one that hangs must leave time for another, and a member that
+            // is merely slow must get most of it.
+            let is_last = attempt + 1 == attempts;
+            let share = if repeat == Repeat::IfNotApplied || is_last { left } else { left / 2 };
             let member = &self.all[index];
             let outcome = timeout(share, self.attempt(member, asked, share, &ask)).await;
             is_late = outcome.is_err();

@@ -77,7 +77,9 @@ impl EtcdServers {
             .open(self.directory.path().join(format!("m{index}.log")))
             .expect("the directory is writable");
         let server = &mut self.servers[index];
-        let child = Command::new("/usr/bin/etcd")
+        // Dies with the test even if that is killed; setpriv becomes etcd, so the process id is etcd's.
+        let child = Command::new("/usr/bin/setpriv")
+            .args(["--pdeathsig", "KILL", "/usr/bin/etcd"])
             .args(&server.args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

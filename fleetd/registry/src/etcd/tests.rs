@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::server::EtcdServers;
 use super::{EtcdOptions, EtcdStore};
 use crate::follow::{FollowEvent, FollowOptions, Follower};
+use crate::lease::{End, LeaseKeeper, LeaseOptions, LeaseState};
 use crate::store::{Compare, KeyRange, Op, Operation, Range, Store, StoreError, Txn};
 
 async fn one() -> (EtcdStore, EtcdServers) {
@@ -180,4 +181,33 @@ async fn etcd_out_of_space_is_told_apart() {
     assert!(store.range(Range::key("/k")).await.is_ok(), "reads go on");
     let compare = Txn::default().when(vec![Compare::present("/k")]);
     assert!(store.txn(compare).await.unwrap().succeeded);
+}
+
+#[tokio::test]
+async fn keeper_holds_a_real_lease_and_replaces_it_when_it_dies() {
+    let servers = EtcdServers::start(3).await;
+    let (theirs, store) = (servers.store(), servers.store());
+    let options = LeaseOptions::new("test-lease", Duration::from_secs(3), 1);
+    let keeper = LeaseKeeper::on_thread(options, move || Ok(theirs)).unwrap();
+    let mut state = keeper.state();
+    let held = |state: &LeaseState| matches!(state, LeaseState::Held { .. });
+    let LeaseState::Held { id: first, until } = state.wait_for(held).await.unwrap().clone() else { panic!() };
+    // Renewed at least twice while one member is frozen.
+    servers.signal(0, Signal::SIGSTOP);
+    let later = until + Duration::from_secs(2);
+    let renewed = |state: &LeaseState| matches!(state, LeaseState::Held { id, until } if *id == first && *until > later);
+    tokio::time::timeout(Duration::from_secs(20), state.wait_for(renewed)).await.unwrap().unwrap();
+    servers.signal(0, Signal::SIGCONT);
+    store.lease_revoke(first).await.unwrap();
+    let replaced = |state: &LeaseState| matches!(state, LeaseState::Held { id, .. } if *id != first);
+    let LeaseState::Held { id, .. } = tokio::time::timeout(Duration::from_secs(20), state.wait_for(replaced))
+        .await
+        .unwrap()
+        .unwrap()
+        .clone()
+    else {
+        panic!()
+    };
+    keeper.close(End::Revoke).await;
+    assert_eq!(store.lease_ttl(id).await.unwrap(), None);
 }

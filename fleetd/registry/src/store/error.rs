@@ -53,7 +53,9 @@ pub enum StoreError {
     #[error("revision {asked} is compacted; list anew")]
     Compacted { asked: Revision },
 
-    #[error("revision {asked} is in the future of this store; it was emptied or restored from a backup")]
+    #[error(
+        "revision {asked} is in the future of this store; the member lags behind, or the store was emptied or restored from a backup"
+    )]
     FutureRevision { asked: Revision },
 
     #[error("{operation}: the registry is out of space; compact, defragment, then disarm the etcd alarm")]
