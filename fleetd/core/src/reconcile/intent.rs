@@ -49,7 +49,13 @@ pub(super) fn fate(intent: &Intent, kind: RunKind, seen: &Observed, boot: &BootI
     }
 }
 
-fn over(intent: &Intent, boot: &BootId, outcome: Outcome, unit: Option<&LoadedUnit>, error: Option<Reason>) -> Fate {
+fn over(
+    intent: &Intent,
+    boot: &BootId,
+    outcome: Outcome,
+    unit: Option<&LoadedUnit>,
+    error: Option<Reason>,
+) -> Fate {
     let toward = &intent.toward;
     // Without a run of its own, what systemd shows belongs to an earlier one.
     let shown = unit.filter(|_| outcome == Outcome::Ran);
@@ -72,7 +78,9 @@ fn job_error(result: &str, unit: Option<&LoadedUnit>) -> Option<Reason> {
             let result = unit.map_or("unknown", |unit| unit.result.as_str());
             format!("the start failed (result {result}); see the unit's journal")
         }
-        "timeout" => "the start did not end within the time that systemd gives it; see the unit's journal".to_owned(),
+        "timeout" => {
+            "the start did not end within the time that systemd gives it; see the unit's journal".to_owned()
+        }
         "dependency" => "a unit that it requires failed to start; see the unit's journal".to_owned(),
         "canceled" => "the start was cancelled by a stop".to_owned(),
         "assert" => "an assertion of the unit (Assert...=) was not met".to_owned(),
@@ -119,7 +127,8 @@ mod tests {
 
     #[test]
     fn the_invocation_noted_before_proves_nothing() {
-        let seen = pinned(LoadedUnit { invocation: Some("a".into()), condition_timestamp: 7, ..unit("inactive") });
+        let seen =
+            pinned(LoadedUnit { invocation: Some("a".into()), condition_timestamp: 7, ..unit("inactive") });
         assert_eq!(fate(&intent(Some("a")), RunKind::Oneshot, &seen, &boot(1)), Fate::NotReached);
     }
 
@@ -127,7 +136,8 @@ mod tests {
     fn a_condition_checked_since_without_a_run_means_skipped() {
         let seen = pinned(LoadedUnit { condition_timestamp: 5, ..unit("inactive") });
         assert_eq!(outcome(&intent(None), &seen), Some(Outcome::Skipped));
-        let seen = pinned(LoadedUnit { invocation: Some("a".into()), condition_timestamp: 8, ..unit("inactive") });
+        let seen =
+            pinned(LoadedUnit { invocation: Some("a".into()), condition_timestamp: 8, ..unit("inactive") });
         assert_eq!(outcome(&intent(Some("a")), &seen), Some(Outcome::Skipped));
     }
 

@@ -1,0 +1,446 @@
+//! One unit, one pass: from what its order asks for and what is seen of it to its next steps.
+//!
+//! Text and links change only while the unit is at rest and unloaded, so that `ExecStop=` runs from the old text even
+//! if somebody else reloads systemd. Nothing here waits: what is under way is looked at again in the next pass.
+
+use unit_files::{ContentHash, UnitName};
+
+use super::admission::Admission;
+use super::goal::Goal;
+use super::intent::{self, Fate};
+use super::observed::{FailureKind, JobKind, Observed};
+use super::record::{Applied, DiskRecord, Intent, Outcome, Run};
+use super::row::{self, Says};
+use super::{Ack, FetchProblem, Local, OrderSource, Pass, Step};
+use crate::ids::BootId;
+use crate::records::{Order, Reason, RowPhase, Versioned, Wanted};
+use crate::time::{Span, Timestamp};
+
+/// How long the order number of a unit that is gone is kept for itself: longer than any write that its order could
+/// have overtaken.
+const TOMBSTONE_KEPT: Span = Span::from_secs(600);
+
+/// The unit of a pass and where it is.
+pub(super) struct Subject<'a> {
+    pub name: &'a UnitName,
+    pub local: &'a Local,
+    pub seen: &'a Observed,
+    pub now: Timestamp,
+}
+
+/// What one unit adds to a pass.
+#[derive(Debug, Default)]
+struct Doing {
+    steps: Vec<Step>,
+    fetch: Option<ContentHash>,
+    is_gone: bool,
+    says: Says,
+    look: Option<Timestamp>,
+}
+
+impl Doing {
+    fn phase(phase: RowPhase) -> Doing {
+        Doing { says: Says { phase, ..Says::default() }, ..Doing::default() }
+    }
+    fn steps(phase: RowPhase, steps: impl IntoIterator<Item = Step>) -> Doing {
+        Doing { steps: steps.into_iter().collect(), ..Doing::phase(phase) }
+    }
+}
+
+pub(super) fn with_order(
+    at: &Subject<'_>,
+    source: OrderSource,
+    versioned: &Versioned<Order>,
+    admission: &Admission,
+    pass: &mut Pass,
+) {
+    let order = &versioned.value;
+    let known = at.local.records.get(at.name);
+    if let Some(doing) = stale(at, known, order) {
+        pass.rows.insert(at.name.clone(), row(at, known, doing.says));
+        return;
+    }
+    let mut record = known.cloned().unwrap_or_else(|| DiskRecord::new(order.clone()));
+    record.accept(order);
+    let mut doing = step(at, &mut record, admission);
+    let is_settled = record.applied.as_ref().is_some_and(|applied| applied.number == record.order.number);
+    let wants_to_act = known != Some(&record) || !doing.steps.is_empty() || doing.fetch.is_some();
+    if let Some(error) = &at.local.state_directory_error
+        && wants_to_act
+    {
+        let text = format!("nothing is done because the state directory cannot be written: {error}");
+        let says = Says {
+            phase: RowPhase::Retrying,
+            error: Some(Reason::new("state-directory", text)),
+            refused: None,
+        };
+        pass.rows.insert(at.name.clone(), row(at, known, says));
+        pass.open.insert(at.name.clone());
+        return;
+    }
+    pass.steps.extend(doing.steps.drain(..).map(|step| (at.name.clone(), step)));
+    pass.fetch.extend(doing.fetch);
+    if let Some(look) = doing.look {
+        pass.look_at(look);
+    }
+    if !is_settled {
+        pass.open.insert(at.name.clone());
+    }
+    if doing.is_gone && source == OrderSource::Registry {
+        let (unit, number, modified) = (at.name.clone(), order.number, versioned.modified);
+        pass.acknowledgements.push(Ack { unit, number, modified });
+    } else {
+        pass.rows.insert(at.name.clone(), row(at, Some(&record), doing.says));
+    }
+    if known != Some(&record) {
+        pass.records.insert(at.name.clone(), record);
+    }
+}
+
+/// No order says anything about the unit: never a reason to touch it.
+pub(super) fn without_order(at: &Subject<'_>, source: OrderSource, pass: &mut Pass) {
+    let known = at.local.records.get(at.name);
+    if at.seen.is_up() && at.seen.foreign_path().is_none() {
+        let says = Says { phase: RowPhase::Orphan, ..Says::default() };
+        pass.rows.insert(at.name.clone(), row(at, known, says));
+    }
+    let Some(known) = known.filter(|_| source == OrderSource::Registry) else { return };
+    if at.local.state_directory_error.is_some() {
+        return;
+    }
+    let is_gone = known.order.wanted == Wanted::Gone && !at.seen.is_up();
+    let is_of_another_boot = known.applied.as_ref().is_none_or(|applied| applied.boot != at.local.boot)
+        && known.intent.is_none()
+        && !at.seen.is_up();
+    let mut record = known.clone();
+    record.withdrawn = true;
+    if is_gone && at.seen.is_at_rest() && !at.seen.is_clean() && !at.seen.is_busy {
+        // Told to go, and stopped, before the order went: what is left of it is only files.
+        let doing = remove(at, &mut record);
+        pass.steps.extend(doing.steps.into_iter().map(|step| (at.name.clone(), step)));
+    } else if is_gone || is_of_another_boot {
+        let since = *record.gone_at.get_or_insert(at.now);
+        if at.now.since(since) >= TOMBSTONE_KEPT {
+            pass.floor = pass.floor.max(record.order.number);
+            pass.forget.insert(at.name.clone());
+            return;
+        }
+        pass.look_at(since.plus(TOMBSTONE_KEPT));
+    }
+    if record != *known {
+        pass.records.insert(at.name.clone(), record);
+    }
+}
+
+fn row(at: &Subject<'_>, record: Option<&DiskRecord>, says: Says) -> crate::records::StateRow {
+    row::row(record, at.seen, says, at.local.rows.get(at.name), at.now)
+}
+
+/// An order older than one that was accepted: a leader that was replaced, or a store that was rolled back.
+fn stale(at: &Subject<'_>, known: Option<&DiskRecord>, order: &Order) -> Option<Doing> {
+    let newest = known.map_or(at.local.floor, |record| record.order.number);
+    let is_stale = match known {
+        Some(_) => order.number < newest,
+        None => order.number <= newest && newest != crate::ids::OrderNumber::default(),
+    };
+    is_stale.then(|| {
+        let text = format!(
+            "order {} is older than {newest}, which this machine has accepted; a newer order settles it",
+            order.number
+        );
+        let mut doing = Doing::phase(RowPhase::Refused);
+        doing.says.refused = Some((order.number, Reason::new("stale-order", text)));
+        doing
+    })
+}
+
+/// The state machine: notes what has happened in `record` and says what comes next.
+fn step(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Doing {
+    let (seen, boot) = (at.seen, &at.local.boot);
+    if record.intent.as_ref().is_some_and(|intent| intent.toward.boot != *boot) {
+        record.intent = None;
+    }
+    forget_what_is_over(at, record, admission);
+    note_failure(at, record);
+    if let Some(intent) = record.intent.clone() {
+        let goal = Goal::of(&record.order, Some(&intent.toward), record, seen, boot);
+        match intent::fate(&intent, record.order.run, seen, boot) {
+            Fate::Pending => {
+                if seen.has_job(JobKind::Start)
+                    && let Some(noted) = &mut record.intent
+                {
+                    noted.was_queued = true;
+                }
+                if goal.is_reached() {
+                    return Doing::phase(RowPhase::Starting);
+                }
+            }
+            Fate::Over(run) => finish(record, run, boot),
+            Fate::NotReached if seen.is_busy => return Doing::phase(RowPhase::Starting),
+            Fate::NotReached if is_waiting(at, record) => return waiting(record),
+            Fate::NotReached => record.intent = None,
+        }
+    }
+    let base = record.intent.as_ref().map(|intent| &intent.toward).or(record.applied.as_ref());
+    let goal = Goal::of(&record.order, base, record, seen, boot);
+    if goal.is_reached() {
+        if goal.adopt {
+            record.run = Some(adopted(at, record));
+        }
+        record.settle(boot);
+        return Doing::phase(RowPhase::Settled);
+    }
+    if seen.is_busy {
+        return under_way(at, goal);
+    }
+    if is_waiting(at, record) {
+        return waiting(record);
+    }
+    if goal.remove {
+        return remove(at, record);
+    }
+    advance(at, record, goal, admission)
+}
+
+/// A refusal whose cause has gone does not wait for its turn.
+fn forget_what_is_over(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) {
+    let Some(trouble) = &record.trouble else { return };
+    let is_over = match trouble.reason.code.as_str() {
+        "content-missing" => at.local.contents.contains_key(&record.order.content),
+        "conflict" | "unknown-feature" => *admission == Admission::Free,
+        _ => false,
+    };
+    if is_over {
+        record.trouble = None;
+    }
+}
+
+fn finish(record: &mut DiskRecord, run: Run, boot: &BootId) {
+    let Some(intent) = record.intent.take() else { return };
+    record.applied = Some(intent.toward);
+    record.run = Some(run);
+    record.relaunch = false;
+    if record.applied.as_ref().is_some_and(|applied| applied.number == record.order.number) {
+        record.settle(boot);
+    }
+}
+
+fn adopted(at: &Subject<'_>, record: &DiskRecord) -> Run {
+    let unit = at.seen.loaded.as_ref();
+    Run {
+        uid: record.order.uid.clone(),
+        run_hash: record.order.run_hash,
+        invocation: at.seen.invocation().map(str::to_owned),
+        boot: at.local.boot.clone(),
+        outcome: Outcome::Ran,
+        result: unit.map(|unit| unit.result.clone()).unwrap_or_default(),
+        exit_status: unit.and_then(|unit| unit.exit_status),
+        error: None,
+    }
+}
+
+fn note_failure(at: &Subject<'_>, record: &mut DiskRecord) {
+    let Some(failure) = &at.seen.failure else { return };
+    let reason = failure.reason.clone();
+    match failure.kind {
+        FailureKind::Refusal => {
+            record.intent = None;
+            record.refuse(reason, at.now);
+        }
+        FailureKind::Conclusive if failure.at_start && record.intent.is_some() => {
+            let run = Run { outcome: Outcome::NeverRan, error: Some(reason), ..adopted_nothing(at, record) };
+            finish(record, run, &at.local.boot);
+        }
+        FailureKind::Conclusive | FailureKind::NotDone => {
+            record.intent = None;
+            record.retry(reason, at.now);
+        }
+        FailureKind::Unknown => {
+            if !failure.at_start {
+                record.intent = None;
+            }
+            record.retry(reason, at.now);
+        }
+    }
+}
+
+fn adopted_nothing(at: &Subject<'_>, record: &DiskRecord) -> Run {
+    Run { invocation: None, result: String::new(), exit_status: None, ..adopted(at, record) }
+}
+
+fn is_waiting(at: &Subject<'_>, record: &DiskRecord) -> bool {
+    record.trouble.as_ref().is_some_and(|trouble| trouble.next > at.now)
+}
+
+/// What a row says of the trouble that holds the order up, and when it is tried again.
+fn waiting(record: &DiskRecord) -> Doing {
+    let Some(trouble) = &record.trouble else { return Doing::phase(RowPhase::Loading) };
+    let mut doing = Doing::phase(if trouble.is_refusal { RowPhase::Refused } else { RowPhase::Retrying });
+    if trouble.is_refusal {
+        doing.says.refused = Some((record.order.number, trouble.reason.clone()));
+    } else {
+        doing.says.error = Some(trouble.reason.clone());
+    }
+    doing.look = Some(trouble.next);
+    doing
+}
+
+/// Steps of an earlier pass are on their way.
+fn under_way(at: &Subject<'_>, goal: Goal) -> Doing {
+    let is_stopping = goal.remove || (goal.stop && !at.seen.is_at_rest());
+    Doing::phase(if is_stopping { RowPhase::Stopping } else { RowPhase::Loading })
+}
+
+/// The unit is the host's: its name is taken, and nothing of it is ours to touch.
+fn is_foreign(at: &Subject<'_>, record: &DiskRecord) -> bool {
+    let ours = record.run.as_ref().filter(|run| run.boot == at.local.boot);
+    let is_our_run =
+        ours.is_some_and(|run| run.invocation.is_some() && run.invocation.as_deref() == at.seen.invocation());
+    at.seen.foreign_path().is_some() && !is_our_run
+}
+
+fn remove(at: &Subject<'_>, record: &mut DiskRecord) -> Doing {
+    let seen = at.seen;
+    if !is_foreign(at, record) {
+        if seen.is_up() {
+            return stop(at, record);
+        }
+        if !seen.is_at_rest() || seen.has_leftovers() {
+            return Doing::phase(RowPhase::Stopping);
+        }
+    }
+    if seen.is_clean() {
+        record.intent = None;
+        record.settle(&at.local.boot);
+        return Doing { is_gone: true, ..Doing::phase(RowPhase::Settled) };
+    }
+    let mut steps = Vec::new();
+    if seen.is_failed() && !is_foreign(at, record) {
+        steps.push(Step::ResetFailed);
+    }
+    if seen.is_pinned {
+        steps.push(Step::Unpin);
+    }
+    if seen.on_disk.is_some() {
+        steps.push(Step::Uninstall);
+    }
+    Doing::steps(RowPhase::Stopping, steps)
+}
+
+/// A stop that ended without ending the unit is asked for again, but not at once: something else starts it.
+fn stop(at: &Subject<'_>, record: &mut DiskRecord) -> Doing {
+    if let Some(result) = at.seen.has_ended(JobKind::Stop) {
+        let text = match result {
+            "done" => "stopped, but something else on this machine started it again; see `systemctl list-dependencies \
+                       --reverse` and its sockets, paths and timers"
+                .to_owned(),
+            other => format!("the stop ended as {other:?} and the unit still runs; see its journal"),
+        };
+        record.retry(Reason::new("stop-failed", text), at.now);
+        return waiting(record);
+    }
+    Doing::steps(RowPhase::Stopping, [Step::Stop])
+}
+
+/// Toward a text on disk, or a run.
+fn advance(at: &Subject<'_>, record: &mut DiskRecord, goal: Goal, admission: &Admission) -> Doing {
+    let seen = at.seen;
+    let is_stop_alone = goal.stop && !goal.text && !goal.start;
+    if is_foreign(at, record) {
+        let path = seen.foreign_path().unwrap_or_default();
+        let text = format!(
+            "this machine has a unit of that name of its own ({path}); rename the unit, or remove the host's"
+        );
+        record.refuse(Reason::new("shadowed", text), at.now);
+        return waiting(record);
+    }
+    if !is_stop_alone {
+        if let Some(doing) = not_admitted(at, record, admission) {
+            return doing;
+        }
+        if goal.text
+            && let Some(doing) = without_text(at, record)
+        {
+            return doing;
+        }
+    }
+    if goal.stop && seen.is_up() {
+        record.relaunch = goal.start && record.order.wanted != Wanted::Launched;
+        return stop(at, record);
+    }
+    if !seen.is_at_rest() || (goal.text && seen.has_leftovers()) {
+        return Doing::phase(RowPhase::Stopping);
+    }
+    record.intent = None;
+    let mut steps = Vec::new();
+    if goal.text {
+        let is_let_go = !(seen.is_pinned || seen.is_failed());
+        if seen.loaded.is_some() && !is_let_go {
+            let failed = seen.is_failed().then_some(Step::ResetFailed);
+            let pinned = seen.is_pinned.then_some(Step::Unpin);
+            return Doing::steps(RowPhase::Loading, failed.into_iter().chain(pinned));
+        }
+        let (content, run_hash) = (record.order.content, record.order.run_hash);
+        steps.push(Step::Install { content, run_hash });
+        // Something of the host refers to it, so it stays loaded with the text it has.
+        if seen.loaded.as_ref().is_some_and(|unit| unit.load != "not-found") {
+            steps.push(Step::Reload);
+        }
+    }
+    if !goal.start {
+        return Doing::steps(RowPhase::Loading, steps);
+    }
+    record.intent = Some(Intent {
+        toward: Applied::of(&record.order, &at.local.boot),
+        previous: seen.invocation().map(str::to_owned),
+        previous_condition: seen.loaded.as_ref().map_or(0, |unit| unit.condition_timestamp),
+        since: at.now,
+        was_queued: false,
+    });
+    steps.push(Step::Start);
+    Doing::steps(RowPhase::Starting, steps)
+}
+
+fn not_admitted(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Option<Doing> {
+    match admission {
+        Admission::Free => None,
+        Admission::Refused(reason) => {
+            record.refuse(reason.clone(), at.now);
+            Some(waiting(record))
+        }
+        Admission::WaitsFor(other) => {
+            let text = format!("waits until {other}, with which it conflicts, has left this machine");
+            let mut doing = Doing::phase(RowPhase::Loading);
+            doing.says.error = Some(Reason::new("waits-for-conflict", text));
+            Some(doing)
+        }
+    }
+}
+
+/// The text is not here yet.
+fn without_text(at: &Subject<'_>, record: &mut DiskRecord) -> Option<Doing> {
+    let content = record.order.content;
+    if at.local.contents.contains_key(&content) {
+        return None;
+    }
+    let mut doing = Doing::phase(RowPhase::Loading);
+    match at.local.fetch_problems.get(&content) {
+        Some(FetchProblem::Absent(text)) if record.trouble.is_none() => {
+            let text = format!("its text cannot be had: {text}; submit the unit again");
+            record.refuse(Reason::new("content-missing", text), at.now);
+            return Some(waiting(record));
+        }
+        // The wait is over: look again, and until then go on saying why.
+        Some(FetchProblem::Absent(_)) => {
+            let trouble = record.trouble.clone();
+            record.refuse(trouble.map(|trouble| trouble.reason).unwrap_or_default(), at.now);
+            doing = waiting(record);
+            doing.fetch = Some(content);
+        }
+        Some(FetchProblem::Unreachable(text)) => {
+            doing.says.error = Some(Reason::new("content-unreachable", text.clone()));
+        }
+        None => doing.fetch = Some(content),
+    }
+    Some(doing)
+}
