@@ -17,7 +17,9 @@ pub const DEFAULT_PREFIX: &str = "/fleet/";
 
 /// A prefix under which no registry can live.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("key prefix {prefix:?} cannot be used: expected a path of printable characters without spaces, such as \"/fleet/\"")]
+#[error(
+    "key prefix {prefix:?} cannot be used: expected a path of printable characters without spaces, such as \"/fleet/\""
+)]
 pub struct PrefixError {
     prefix: String,
 }
@@ -261,7 +263,9 @@ mod tests {
     #[test]
     fn keys_of_others_are_not_parsed() {
         let keys = Keys::new("fleet").unwrap();
-        for other in ["/fleet", "/fleet/", "/fleet/os/policy", "/fleet/units/a/b.service", "/other/cluster", "\u{e9}"] {
+        for other in
+            ["/fleet", "/fleet/", "/fleet/os/policy", "/fleet/units/a/b.service", "/other/cluster", "\u{e9}"]
+        {
             assert_eq!(keys.parse(other.as_bytes()), None, "{other}");
         }
         assert_eq!(keys.parse(&[0xff, 0xfe]), None);

@@ -40,7 +40,10 @@ pub enum Entry {
 pub enum Change {
     Put(Entry),
     /// Gone since revision `at`.
-    Deleted { key: Key, at: Revision },
+    Deleted {
+        key: Key,
+        at: Revision,
+    },
     /// Written by somebody whose records this release cannot read: unknown, not absent.
     Undecodable(Undecodable),
 }

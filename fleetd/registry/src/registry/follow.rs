@@ -144,8 +144,7 @@ impl Feed {
     /// `Store`; then nothing was compared.
     pub async fn audit(&mut self) -> Result<AuditReport, RegistryError> {
         let doing = "auditing a followed view";
-        let report =
-            self.follower.audit().await.map_err(|error| RegistryError::Store { doing, error })?;
+        let report = self.follower.audit().await.map_err(|error| RegistryError::Store { doing, error })?;
         self.registry.counters().add_audits(1);
         self.registry.counters().add_audit_differences(report.differences.len());
         Ok(report)

@@ -163,7 +163,10 @@ impl Registry {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("kind", &self.store.kind()).field("prefix", &self.keys.prefix()).finish()
+        f.debug_struct("Registry")
+            .field("kind", &self.store.kind())
+            .field("prefix", &self.keys.prefix())
+            .finish()
     }
 }
 

@@ -37,7 +37,11 @@ impl Store for Observed {
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
         let counters = &self.shared.counters;
-        if txn.is_read_only() { counters.add_reads(1) } else { counters.add_writes(1) }
+        if txn.is_read_only() {
+            counters.add_reads(1)
+        } else {
+            counters.add_writes(1)
+        }
         let result = self.inner.txn(txn).await;
         match &result {
             Ok(reply) => self.note(reply.header),

@@ -97,7 +97,8 @@ impl Snapshot {
         let lost = |(machine, record)| Event::Lost { machine, record: Some(record), read_at };
         events.extend(self.lost.into_iter().map(lost));
         for (id, orders) in self.orders {
-            events.extend(orders.into_iter().map(|(unit, order)| Event::Order(id.clone(), unit, Some(order))));
+            events
+                .extend(orders.into_iter().map(|(unit, order)| Event::Order(id.clone(), unit, Some(order))));
         }
         for (id, states) in self.states {
             events.extend(states.into_iter().map(|(unit, row)| Event::State(id.clone(), unit, Some(row))));
@@ -252,7 +253,9 @@ impl Registry {
         let (mut page, mut overtaken) = (PAGE, 0);
         loop {
             match self.list_once(doing, ranges, select, page).await {
-                Err(RegistryError::Store { error: StoreError::Compacted { .. }, .. }) if overtaken < ATTEMPTS => {
+                Err(RegistryError::Store { error: StoreError::Compacted { .. }, .. })
+                    if overtaken < ATTEMPTS =>
+                {
                     overtaken += 1;
                 }
                 Err(RegistryError::Store { error: StoreError::TooLarge { .. }, .. }) if page > 1 => page /= 8,

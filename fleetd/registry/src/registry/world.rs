@@ -69,7 +69,9 @@ impl<C: Fn() -> Timestamp + Send> WorldStream<C> {
                 let known = |entry: Entry| entry.into_world_event(read_at);
                 events.extend(snapshot.entries.into_iter().filter_map(known));
                 let unreadable = snapshot.undecodable.iter().cloned();
-                events.extend(unreadable.filter_map(|u| super::entry::Change::Undecodable(u).into_world_event(read_at)));
+                events.extend(
+                    unreadable.filter_map(|u| super::entry::Change::Undecodable(u).into_world_event(read_at)),
+                );
                 WorldItem::Snapshot {
                     revision: snapshot.revision,
                     events,

@@ -1,0 +1,1 @@
+//! The typed layer over the in-memory store.
