@@ -66,7 +66,8 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FollowEvent {
     Snapshot(Snapshot),
-    /// Changes after the snapshot, in order. `revision` is that of the newest.
+    /// Changes after the snapshot, in order within each range (see [`WatchBatch`](crate::store::WatchBatch)).
+    /// `revision` is that of the newest.
     Events {
         revision: Revision,
         events: Vec<WatchEvent>,

@@ -52,8 +52,11 @@ impl WatchEvent {
     }
 }
 
-/// Changes in the order in which they happened. A revision is never split over two batches of
-/// the same range; the changes that one transaction made in two watched ranges may come in two.
+/// Changes of one range, or of several, in the order in which they happened. A revision is never
+/// split over two batches of the same range. Across ranges there is no such promise: what one
+/// transaction did in two watched ranges may come in two batches, and while the store catches up
+/// with a watch, one range may run ahead of another. Whoever needs ranges to agree reads them in one
+/// transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchBatch {
     /// Revision of the newest event in it.
