@@ -5,7 +5,7 @@
 use super::observed::Observed;
 use super::record::{DiskRecord, Outcome, Run};
 use crate::ids::{OrderNumber, UnitUid};
-use crate::records::{Extra, Reason, Refused, RowPhase, SCHEMA, StateRow};
+use crate::records::{Reason, Refused, RowPhase, SCHEMA, StateRow};
 use crate::time::Timestamp;
 
 /// What a row says besides what is seen and on disk.
@@ -78,7 +78,7 @@ pub(super) fn row(
         last_error: says.error.or_else(|| our_run.and_then(|run| run.error.clone())),
         refused: says.refused.map(|(number, reason)| Refused { number, reason }),
         at: now,
-        extra: last.map(|last| last.extra.clone()).unwrap_or_else(Extra::new),
+        extra: last.map(|last| last.extra.clone()).unwrap_or_default(),
     };
     match last {
         Some(last) => keep_times(row, last, now),

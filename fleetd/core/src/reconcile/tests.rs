@@ -1,13 +1,6 @@
-//! The rules of the agent, one test each.
+//! The rules of the agent, one test each; names begin with the promise that they show.
 
-use super::testing::*;
-use super::*;
-
-#[test]
-fn placeholder_first_start() {
-    let mut m = Model::new();
-    m.give("a.service", order(1, crate::records::Wanted::Launched));
-    m.settle();
-    assert!(m.is_active("a.service"));
-    assert_eq!(m.row("a.service").applied, Some(number(1)));
-}
+mod edges;
+mod faults;
+mod histories;
+mod promises;
