@@ -5,6 +5,8 @@
 //! [`ErrorBody`]. The feature `client` adds an HTTP client. Nothing here decides anything, and nothing here knows the
 //! registry or systemd.
 
+#[cfg(feature = "client")]
+pub mod client;
 mod error;
 pub mod paths;
 pub mod v1;
