@@ -202,6 +202,9 @@ mod tests {
         for bad in ["", "a/b", "a b", "\u{e9}", &"x".repeat(65)] {
             assert!(MachineId::parse(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(MachineId::parse("0123456789abcdef").map(|id| id.short().to_owned()), Ok("01234567".into()));
+        assert_eq!(
+            MachineId::parse("0123456789abcdef").map(|id| id.short().to_owned()),
+            Ok("01234567".into())
+        );
     }
 }

@@ -67,9 +67,11 @@ impl Trust {
     pub fn remedy(&self) -> String {
         match self {
             Trust::Own | Trust::Join | Trust::Create | Trust::Reanchor { .. } => String::new(),
-            Trust::Empty => "the store is empty although this machine belongs to a cluster; nothing is stopped. \
+            Trust::Empty => {
+                "the store is empty although this machine belongs to a cluster; nothing is stopped. \
                              Check `etcd_servers` and `etcd_key_prefix`, or restore a backup of the store"
-                .to_owned(),
+                    .to_owned()
+            }
             Trust::Foreign { found } => format!(
                 "the store belongs to another cluster ({found}); nothing is stopped. Check `etcd_servers` and \
                  `etcd_key_prefix`, or restore a backup of this cluster's store"
@@ -113,7 +115,10 @@ pub fn judge(member: Option<&Member>, view: StoreView<'_>) -> Trust {
     let counted = view.witness.map_or(0, |w| w.passes);
     if counted < member.witness && !view.is_forgotten {
         return Trust::RolledBack {
-            why: format!("it counts {counted} passes of this machine, the machine has made {}", member.witness),
+            why: format!(
+                "it counts {counted} passes of this machine, the machine has made {}",
+                member.witness
+            ),
         };
     }
     Trust::Own
@@ -140,13 +145,7 @@ mod tests {
         }
     }
     fn member() -> Member {
-        Member {
-            cluster: id("ours"),
-            epoch: Epoch(1),
-            store: "etcd".into(),
-            witness: 5,
-            seen: Revision(100),
-        }
+        Member { cluster: id("ours"), epoch: Epoch(1), store: "etcd".into(), witness: 5, seen: Revision(100) }
     }
     fn witness(passes: u64) -> WitnessRecord {
         WitnessRecord { v: SCHEMA, epoch: Epoch(1), passes, extra: BTreeMap::new() }
@@ -168,10 +167,7 @@ mod tests {
             let trust = judge(Some(&member()), view(Some(&cluster), Some(witness), revision));
             assert!(matches!(trust, Trust::RolledBack { .. }), "{trust:?}");
         }
-        assert!(matches!(
-            judge(Some(&member()), view(Some(&ours), None, 100)),
-            Trust::RolledBack { .. }
-        ));
+        assert!(matches!(judge(Some(&member()), view(Some(&ours), None, 100)), Trust::RolledBack { .. }));
     }
 
     #[test]
@@ -189,7 +185,10 @@ mod tests {
     #[test]
     fn a_higher_epoch_re_anchors_even_at_a_lower_revision() {
         let adopted = cluster("ours", 2);
-        assert_eq!(judge(Some(&member()), view(Some(&adopted), None, 3)), Trust::Reanchor { epoch: Epoch(2) });
+        assert_eq!(
+            judge(Some(&member()), view(Some(&adopted), None, 3)),
+            Trust::Reanchor { epoch: Epoch(2) }
+        );
     }
 
     #[test]

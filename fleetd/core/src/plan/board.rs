@@ -78,7 +78,8 @@ impl<'w> Board<'w> {
         self.by_load.iter().map(|(_, slot)| *slot)
     }
     pub fn slot(&self, machine: &str) -> Option<Slot> {
-        let slots = self.slots.get_or_init(|| (0..).zip(&self.ids).map(|(slot, id)| (id.as_str(), slot)).collect());
+        let slots =
+            self.slots.get_or_init(|| (0..).zip(&self.ids).map(|(slot, id)| (id.as_str(), slot)).collect());
         slots.get(machine).copied()
     }
     pub fn unit(&self, name: &UnitName) -> Option<&'w UnitRecord> {
@@ -161,11 +162,12 @@ impl<'w> Board<'w> {
             .chain(planned.map(|(name, (wanted, _))| (name, *wanted)))
     }
 
-    /// Units on the machine that name others in `Conflicts=`, with their patterns.
-    pub fn guards(&self, slot: Slot) -> impl Iterator<Item = (&UnitName, &[Glob], Wanted)> {
+    /// Units on the machine that name others in `Conflicts=`, with their patterns. With `stored_too` also the patterns
+    /// that this plan takes away: a pass never fills the room that it makes, the next one does.
+    pub fn guards(&self, slot: Slot, stored_too: bool) -> impl Iterator<Item = (&UnitName, &[Glob], Wanted)> {
         let view = self.view(slot);
         let put = &self.changes[slot as usize].put;
-        let stored = view.guards().iter().filter(move |name| !put.contains_key(*name));
+        let stored = view.guards().iter().filter(move |name| stored_too || !put.contains_key(*name));
         let stored = stored.filter_map(move |name| {
             let order = &view.orders().get(name)?.value;
             Some((name, order.conflicts.as_slice(), order.wanted))
@@ -179,7 +181,9 @@ impl<'w> Board<'w> {
 
     /// What keeps the machine out for this unit because it refused it.
     pub fn refusal(&self, name: &UnitName, slot: Slot) -> Option<&'w RefusalHold> {
+        // A global unit has no other place to go to: its machines try again by themselves.
         let placement = &self.world.placements().get(name)?.value;
+        let placement = (!self.unit(name)?.is_global()).then_some(placement)?;
         placement.refusals.iter().find(|hold| hold.machine == *self.id(slot))
     }
 

@@ -46,7 +46,8 @@ impl Brake {
             if covered(id, BrakeState::Released) {
                 continue;
             }
-            if lost.record.value.since.plus(settings.brake_window) >= now || covered(id, BrakeState::Engaged) {
+            if lost.record.value.since.plus(settings.brake_window) >= now || covered(id, BrakeState::Engaged)
+            {
                 known += 1;
                 recent.insert(id.clone());
             }
@@ -64,9 +65,9 @@ impl Brake {
 
     /// Whether these changes of placement, which no desired state asks for, are too many; then they are held back.
     pub fn holds_changes(world: &World, settings: &Settings, changes: usize) -> bool {
-        let is_released = world
-            .brake()
-            .is_some_and(|b| b.value.cause == BrakeCause::MassChange && b.value.state == BrakeState::Released);
+        let is_released = world.brake().is_some_and(|b| {
+            b.value.cause == BrakeCause::MassChange && b.value.state == BrakeState::Released
+        });
         !is_released && changes > part(settings.brake_ratio, world.placed()).max(ALWAYS_ALLOWED_UNITS)
     }
 
@@ -146,7 +147,9 @@ fn is_over(
 ) -> bool {
     match (old.state, old.cause) {
         (BrakeState::Engaged, _) => true,
-        (BrakeState::Released, BrakeCause::MassLoss) => !old.machines.iter().any(|id| world.lost().contains(id)),
+        (BrakeState::Released, BrakeCause::MassLoss) => {
+            !old.machines.iter().any(|id| world.lost().contains(id))
+        }
         (BrakeState::Released, BrakeCause::MassChange) => {
             let until = old.released.as_ref().map_or(old.since, |stamp| stamp.at).plus(settings.brake_window);
             if until > draft.now {

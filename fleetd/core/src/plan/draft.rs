@@ -29,6 +29,8 @@ pub struct Draft<'w> {
     sequence: u64,
     /// Units whose placement this plan has settled.
     pub settled: BTreeSet<UnitName>,
+    /// Machines whose units may be placed elsewhere now.
+    pub evicted: BTreeSet<Slot>,
 }
 
 impl<'w> Draft<'w> {
@@ -42,6 +44,7 @@ impl<'w> Draft<'w> {
             policy: policy.clone(),
             epoch,
             settled: BTreeSet::new(),
+            evicted: BTreeSet::new(),
         }
     }
 
@@ -138,7 +141,13 @@ impl<'w> Draft<'w> {
     }
 
     /// Turns every other order of the unit into a tombstone: left over from an earlier life of the name.
-    pub fn gone_elsewhere(&mut self, group: &mut Group, keep: Option<Slot>, name: &UnitName, reason: &Reason) {
+    pub fn gone_elsewhere(
+        &mut self,
+        group: &mut Group,
+        keep: Option<Slot>,
+        name: &UnitName,
+        reason: &Reason,
+    ) {
         let at: Vec<Slot> =
             self.world.orders_of(name).filter_map(|id| self.board.slot(id.as_str())).collect();
         for slot in at.into_iter().filter(|slot| Some(*slot) != keep) {
@@ -249,6 +258,16 @@ pub fn wanted(desired: DesiredState) -> Wanted {
     }
 }
 
-pub fn note(kind: &str, unit: Option<&UnitName>, machine: Option<&MachineId>, why: &str) -> Option<EventNote> {
-    Some(EventNote { kind: kind.to_owned(), unit: unit.cloned(), machine: machine.cloned(), why: why.to_owned() })
+pub fn note(
+    kind: &str,
+    unit: Option<&UnitName>,
+    machine: Option<&MachineId>,
+    why: &str,
+) -> Option<EventNote> {
+    Some(EventNote {
+        kind: kind.to_owned(),
+        unit: unit.cloned(),
+        machine: machine.cloned(),
+        why: why.to_owned(),
+    })
 }

@@ -82,7 +82,10 @@ impl fmt::Display for Ineligible {
             Ineligible::Conflict { with, glob, is_theirs, is_leaving } => {
                 let by = if *is_theirs { "its" } else { "the unit's" };
                 let leaving = if *is_leaving { ", which has not stopped there yet" } else { "" };
-                write!(f, "found conflict with locally-scheduled Unit({with}){leaving} ({by} Conflicts={glob})")
+                write!(
+                    f,
+                    "found conflict with locally-scheduled Unit({with}){leaving} ({by} Conflicts={glob})"
+                )
             }
             Ineligible::Refused { reason, .. } => write!(f, "the machine refused it: {}", reason.text),
         }
@@ -186,7 +189,7 @@ fn conflict(
             }
         }
     }
-    for (other, theirs, wanted) in board.guards(slot) {
+    for (other, theirs, wanted) in board.guards(slot, purpose == Purpose::Place) {
         if let Some(glob) = theirs.iter().find(|glob| glob.matches(name.as_str()))
             && counts(other, wanted)
         {

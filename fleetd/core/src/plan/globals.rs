@@ -8,7 +8,7 @@ use unit_files::UnitName;
 use super::board::Slot;
 use super::draft::{Draft, note};
 use super::fit::{Ineligible, Purpose, verdict};
-use super::group::{Compare, Group};
+use super::group::{Compare, Group, Write};
 use super::placing::is_mass_change;
 use crate::ids::Revision;
 use crate::records::{Order, Reason, RowPhase, RunKind, StateRow, UnitRecord, Versioned, Wanted};
@@ -19,6 +19,15 @@ pub struct Misfit {
     pub unit: UnitName,
     pub slot: Slot,
     pub reason: Ineligible,
+}
+
+/// A unit that became global stands on no single machine any more.
+pub fn forget_placement(draft: &mut Draft<'_>, name: &UnitName) {
+    if draft.placement(name).is_some() {
+        let mut group = draft.group_for(name);
+        group.writes.push(Write::DeletePlacement(name.clone()));
+        draft.emit(group);
+    }
 }
 
 /// Looks at one global unit on the given machines.
@@ -112,7 +121,8 @@ fn put<'w>(
     } else {
         Reason::new("changed", format!("asked for by {}", unit.changed.by))
     };
-    group.note = is_new.then(|| note("unit-placed", Some(name), Some(draft.board.id(slot)), &reason.text)).flatten();
+    group.note =
+        is_new.then(|| note("unit-placed", Some(name), Some(draft.board.id(slot)), &reason.text)).flatten();
     draft.order(&mut group, slot, name, unit, reason);
     draft.emit(group);
 }

@@ -47,8 +47,9 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// Units to look at again in the next pass: held back by the brake, or waiting for another machine's turn.
     pub again: Vec<UnitName>,
-    /// Units on lost machines that no other machine can take now.
-    pub stuck: Vec<UnitName>,
+    /// Units that should leave their machine, and no other can take them now; with the end of the first refusal that
+    /// stands in their way.
+    pub stuck: Vec<(UnitName, Option<Timestamp>)>,
     /// Lost machines whose units have been looked at.
     pub evicting: Vec<MachineId>,
     /// Orders whose unit record is missing: frozen, reported, never taken as gone.

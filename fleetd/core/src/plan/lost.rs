@@ -2,7 +2,6 @@
 
 use unit_files::UnitName;
 
-use super::board::Slot;
 use super::brake::Brake;
 use super::draft::{Draft, note};
 use super::group::{Compare, Group, Write};
@@ -14,8 +13,12 @@ pub fn mark(draft: &mut Draft<'_>) {
     let world = draft.world;
     for id in world.unmarked() {
         let Some(view) = world.machines().get(id) else { continue };
-        let record =
-            LostRecord { v: SCHEMA, since: draft.now, grace: draft.policy().default_grace, extra: Extra::new() };
+        let record = LostRecord {
+            v: SCHEMA,
+            since: draft.now,
+            grace: draft.policy().default_grace,
+            extra: Extra::new(),
+        };
         draft.emit(Group {
             compares: vec![
                 Compare::Presence(id.clone(), Revision(0)),
@@ -38,15 +41,13 @@ pub fn due(draft: &mut Draft<'_>, brake: &Brake) -> Vec<UnitName> {
         let Some(at) = view.evict_at() else { continue };
         if at > draft.now {
             draft.plan.look_at(at);
-        } else if !brake.holds(id) && !world.is_evicting(id) {
-            due.extend(view.orders().keys().cloned());
-            draft.plan.evicting.push(id.clone());
+        } else if !brake.holds(id) {
+            draft.evicted.insert(slot);
+            if !world.is_evicting(id) {
+                due.extend(view.orders().keys().cloned());
+                draft.plan.evicting.push(id.clone());
+            }
         }
     }
     due
-}
-
-/// Whether the machine's units may be placed elsewhere now.
-pub fn is_evicted(draft: &Draft<'_>, brake: &Brake, slot: Slot) -> bool {
-    draft.board.view(slot).evict_at().is_some_and(|at| at <= draft.now) && !brake.holds(draft.board.id(slot))
 }

@@ -56,9 +56,14 @@ pub fn plan(world: &World, policy: &Policy, now: Timestamp) -> Plan {
 
     withdrawals(&mut draft, &worklist);
     let misfits = globals(&mut draft, &worklist);
-    let movers = standing(&mut draft, &worklist, &brake);
+    let (movers, stays) = standing(&mut draft, &worklist);
     let movers = hold_back(&mut draft, &brake, settings, misfits, movers);
     place(&mut draft, movers);
+    for (name, slot) in stays {
+        if let Some(unit) = draft.board.unit(&name) {
+            placing::refresh(&mut draft, &name, unit, slot);
+        }
+    }
     draft.finish()
 }
 
@@ -90,6 +95,7 @@ fn globals(draft: &mut Draft<'_>, worklist: &Worklist) -> Vec<Misfit> {
     for name in world.globals() {
         let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine()) else { continue };
         if worklist.units.contains(name) {
+            globals::forget_placement(draft, name);
             let slots = draft.board.slots();
             globals::examine(draft, name, unit, slots, &mut misfits);
         } else if !worklist.machines.is_empty() {
@@ -99,16 +105,18 @@ fn globals(draft: &mut Draft<'_>, worklist: &Worklist) -> Vec<Misfit> {
     misfits
 }
 
-fn standing(draft: &mut Draft<'_>, worklist: &Worklist, brake: &Brake) -> Movers {
+/// Units that have to leave their machine or have none, and units that may stay.
+fn standing(draft: &mut Draft<'_>, worklist: &Worklist) -> (Movers, Vec<(UnitName, Slot)>) {
     let mut movers = Movers::new();
+    let mut stays = Vec::new();
     for name in &worklist.units {
         let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine() && !u.is_global())
         else {
             continue;
         };
-        placing::examine(draft, name, unit, brake, &mut movers);
+        placing::examine(draft, name, unit, &mut movers, &mut stays);
     }
-    movers
+    (movers, stays)
 }
 
 /// Applies the brake to what only a change of machines asks for.

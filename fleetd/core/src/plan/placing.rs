@@ -5,15 +5,11 @@ use std::collections::BTreeMap;
 use unit_files::UnitName;
 
 use super::board::Slot;
-use super::brake::Brake;
 use super::choose::{choose, refusal_in_short, replacer_of};
 use super::draft::{Draft, note};
 use super::fit::{Ineligible, Purpose, refusal_hold, verdict};
 use super::group::{Group, Write};
-use super::lost::is_evicted;
-use crate::records::{
-    Decision, DesiredState, Reason, RefusalHold, UnitRecord,
-};
+use crate::records::{Decision, DesiredState, Reason, RefusalHold, UnitRecord};
 
 /// Why a unit leaves the machine it stands on.
 #[derive(Clone, Debug)]
@@ -36,7 +32,9 @@ impl Cause {
             Cause::Misfit(why) => {
                 Reason::new(why.code(), format!("target Machine({from}) unable to run unit: {why}"))
             }
-            Cause::Refused(why) => Reason::new("refused", format!("Machine({from}) refused it: {}", why.text)),
+            Cause::Refused(why) => {
+                Reason::new("refused", format!("Machine({from}) refused it: {}", why.text))
+            }
             Cause::ReplacedBy(other) => {
                 Reason::new("replaced", format!("found replace with locally-scheduled Unit({other})"))
             }
@@ -65,7 +63,11 @@ pub fn withdraw(draft: &mut Draft<'_>, name: &UnitName, unit: &UnitRecord) {
         draft.emit(group);
         return;
     }
-    let asked = format!("{} by {}", if is_destroyed { "destroyed" } else { "target state inactive, asked for" }, unit.changed.by);
+    let asked = format!(
+        "{} by {}",
+        if is_destroyed { "destroyed" } else { "target state inactive, asked for" },
+        unit.changed.by
+    );
     let reason = Reason::new(if is_destroyed { "destroyed" } else { "inactive" }, asked);
     draft.gone_elsewhere(&mut group, None, name, &reason);
     if !group.writes.is_empty() {
@@ -77,13 +79,13 @@ pub fn withdraw(draft: &mut Draft<'_>, name: &UnitName, unit: &UnitRecord) {
     draft.emit(group);
 }
 
-/// Looks at a unit where it stands. What has to leave goes into `movers`.
+/// Looks at a unit where it stands. What has to leave goes into `movers`, what may stay into `stays`.
 pub fn examine<'w>(
     draft: &mut Draft<'w>,
     name: &UnitName,
     unit: &'w UnitRecord,
-    brake: &Brake,
     movers: &mut Movers,
+    stays: &mut Vec<(UnitName, Slot)>,
 ) {
     let Some(slot) = draft.placed_at(name, unit) else {
         movers.insert(name.clone(), (None, Cause::Unplaced));
@@ -95,7 +97,7 @@ pub fn examine<'w>(
         let refused = view.states().get(name)?.value.refused.as_ref()?;
         (refused.number == order.value.number).then(|| refused.reason.clone())
     });
-    let cause = if is_evicted(draft, brake, slot) {
+    let cause = if draft.evicted.contains(&slot) {
         Some(Cause::Lost)
     } else if !view.is_present() {
         None
@@ -111,12 +113,15 @@ pub fn examine<'w>(
         Some(cause) => {
             movers.insert(name.clone(), (Some(slot), cause));
         }
-        None => refresh(draft, name, unit, slot),
+        None => stays.push((name.clone(), slot)),
     }
 }
 
-/// Leaves the unit where it is and brings its order up to date.
+/// Leaves the unit where it is and brings its order up to date, unless it has gone along with a target meanwhile.
 pub fn refresh<'w>(draft: &mut Draft<'w>, name: &UnitName, unit: &'w UnitRecord, slot: Slot) {
+    if draft.settled.contains(name) {
+        return;
+    }
     let order = draft.board.view(slot).orders().get(name);
     let Some(placement) = draft.placement(name).map(|p| &p.value) else { return };
     let mut group = draft.group_for(name);
@@ -137,7 +142,13 @@ pub fn refresh<'w>(draft: &mut Draft<'w>, name: &UnitName, unit: &'w UnitRecord,
 }
 
 /// Gives a unit another machine, or says why none can take it.
-pub fn settle<'w>(draft: &mut Draft<'w>, name: &UnitName, unit: &'w UnitRecord, from: Option<Slot>, cause: &Cause) {
+pub fn settle<'w>(
+    draft: &mut Draft<'w>,
+    name: &UnitName,
+    unit: &'w UnitRecord,
+    from: Option<Slot>,
+    cause: &Cause,
+) {
     if !draft.settled.insert(name.clone()) {
         return;
     }
@@ -151,9 +162,11 @@ pub fn settle<'w>(draft: &mut Draft<'w>, name: &UnitName, unit: &'w UnitRecord, 
             draft.emit(group);
         }
         None => {
-            stay_or_leave(draft, &mut group, name, unit, from, cause, refusals);
+            let leaves = stay_or_leave(draft, &mut group, name, unit, from, cause, refusals);
             draft.emit(group);
-            release_followers(draft, name);
+            if leaves {
+                release_followers(draft, name);
+            }
         }
     }
 }
@@ -171,7 +184,6 @@ fn refusals_after(draft: &Draft<'_>, name: &UnitName, from: Option<Slot>, cause:
     refusals
 }
 
-#[expect(clippy::too_many_arguments, reason = "one move has all of these, and a struct for it would be used once")]
 fn move_to<'w>(
     draft: &mut Draft<'w>,
     group: &mut Group,
@@ -207,7 +219,8 @@ fn move_to<'w>(
     draft.place(group, name, unit, Some((target, number)), decision, refusals);
 }
 
-/// No machine can take it. A unit on a lost machine, or one that another replaces, stays; any other leaves.
+/// No machine can take it. A unit on a lost machine, or one that another replaces, stays; any other leaves. Tells
+/// whether it leaves.
 fn stay_or_leave<'w>(
     draft: &mut Draft<'w>,
     group: &mut Group,
@@ -216,7 +229,7 @@ fn stay_or_leave<'w>(
     from: Option<Slot>,
     cause: &Cause,
     refusals: Vec<RefusalHold>,
-) {
+) -> bool {
     let machines = draft.board.slots().filter(|slot| !draft.board.view(*slot).is_forgotten()).count();
     let nowhere = match machines {
         0 => "the cluster has no machine".to_owned(),
@@ -234,7 +247,8 @@ fn stay_or_leave<'w>(
             (Reason::new("unplaceable", format!("{}; {nowhere}", left.text)), None)
         }
     };
-    if let Some(until) = refusals.iter().map(|hold| hold.until).filter(|until| *until > draft.now).min() {
+    let until = refusals.iter().map(|hold| hold.until).filter(|until| *until > draft.now).min();
+    if let Some(until) = until {
         draft.plan.look_at(until);
     }
     let decision = refusal_in_short(draft, name, unit, reason.clone());
@@ -244,28 +258,31 @@ fn stay_or_leave<'w>(
             Some(order) if !draft.is_outdated(&order.value, unit) => order.value.number,
             _ => draft.order(group, slot, name, unit, reason),
         };
-        if matches!(cause, Cause::Lost) {
-            draft.plan.stuck.push(name.clone());
-        }
+        draft.plan.stuck.push((name.clone(), until));
         draft.place(group, name, unit, Some((draft.board.id(slot), number)), decision, refusals);
-        return;
+        return false;
     }
     draft.gone_elsewhere(group, None, name, &reason);
     if !group.writes.is_empty() {
         group.note = note("unit-withdrawn", Some(name), None, &reason.text);
     }
     draft.place(group, name, unit, None, decision, refusals);
+    from.is_some()
 }
 
 /// Takes the units that name `target` in `MachineOf=` along to the machine it went to.
 fn follow<'w>(draft: &mut Draft<'w>, group: &mut Group, target: &UnitName, slot: Slot) {
     let world = draft.world;
     for name in world.followers(target).into_iter().flatten() {
-        let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine() && !u.is_global()) else {
+        let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine() && !u.is_global())
+        else {
             continue;
         };
         let from = draft.placed_at(name, unit);
-        if from == Some(slot) || draft.settled.contains(name) {
+        // Nothing leaves a machine that is away before its time has run out.
+        let is_away =
+            from.is_some_and(|at| !draft.board.view(at).is_present() && !draft.evicted.contains(&at));
+        if from == Some(slot) || is_away || draft.settled.contains(name) {
             continue;
         }
         if let Err(why) = verdict(&draft.board, slot, name, unit, Purpose::Place, draft.now) {
@@ -299,7 +316,8 @@ fn follow<'w>(draft: &mut Draft<'w>, group: &mut Group, target: &UnitName, slot:
 fn release_followers(draft: &mut Draft<'_>, target: &UnitName) {
     let world = draft.world;
     for name in world.followers(target).into_iter().flatten() {
-        let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine() && !u.is_global()) else {
+        let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine() && !u.is_global())
+        else {
             continue;
         };
         let Some(from) = draft.placed_at(name, unit) else { continue };

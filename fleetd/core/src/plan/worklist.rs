@@ -17,7 +17,10 @@ pub struct Worklist {
 }
 
 /// When nothing is dirty and no time has run out: the next moment that time alone will matter, if there is one.
-#[expect(clippy::option_option, reason = "outer: whether there is nothing to do; inner: whether time will bring work")]
+#[expect(
+    clippy::option_option,
+    reason = "outer: whether there is nothing to do; inner: whether time will bring work"
+)]
 pub fn nothing_to_do(world: &World, now: Timestamp) -> Option<Option<Timestamp>> {
     if !world.dirty().is_empty() || !world.unmarked().is_empty() {
         return None;
@@ -52,7 +55,8 @@ impl Worklist {
         if dirty.all {
             list.units.extend(world.units().keys().cloned());
             for view in world.machines().values() {
-                list.units.extend(view.orders().keys().filter(|name| !world.units().contains_key(*name)).cloned());
+                list.units
+                    .extend(view.orders().keys().filter(|name| !world.units().contains_key(*name)).cloned());
             }
             return list;
         }

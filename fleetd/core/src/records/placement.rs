@@ -1,5 +1,7 @@
 //! `placements/<unit>`: where a non-global unit is, and the engine's last word on it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Extra, Reason, schema};
@@ -41,10 +43,14 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Equal but for the time: then the old one stays as it is and nothing is written.
+    /// The same revision judged, the same reason, the same set of reasons against machines. Counts and samples may
+    /// differ: then the old decision stands and nothing is written, so that a neighbour's move costs no write.
     #[must_use]
     pub fn says_the_same_as(&self, other: &Decision) -> bool {
-        self.judged == other.judged && self.reason == other.reason && self.refused == other.refused
+        let codes = |decision: &'_ Decision| -> BTreeSet<String> {
+            decision.refused.iter().map(|line| line.code.clone()).collect()
+        };
+        self.judged == other.judged && self.reason == other.reason && codes(self) == codes(other)
     }
 }
 

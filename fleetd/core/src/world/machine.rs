@@ -166,15 +166,16 @@ impl MachineView {
     pub fn record_revision(&self) -> Revision {
         self.record.as_ref().map_or(Revision(0), |r| r.modified)
     }
-    /// From when on its units may be placed elsewhere; `None` while it is present or only just unmarked.
+    /// From when on its units may be placed elsewhere; `None` while it is present or not yet marked.
     #[must_use]
     pub fn evict_at(&self) -> Option<Timestamp> {
         if self.presence.is_some() {
             return None;
         }
-        if self.is_forgotten() || self.is_confirmed_dead() {
+        if self.is_forgotten() {
             return Some(Timestamp(0));
         }
-        self.lost.as_ref().map(Lost::evict_at)
+        let lost = self.lost.as_ref()?;
+        Some(if self.is_confirmed_dead() { Timestamp(0) } else { lost.evict_at() })
     }
 }

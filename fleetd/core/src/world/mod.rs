@@ -24,6 +24,7 @@ use crate::time::Timestamp;
 
 /// A change of one key. `None` means that the key is gone.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "an event is taken apart as soon as it is made")]
 pub enum Event {
     Cluster(Option<Versioned<ClusterRecord>>),
     Hold(Option<Versioned<HoldRecord>>),
@@ -41,7 +42,10 @@ pub enum Event {
     Order(MachineId, UnitName, Option<Versioned<Order>>),
     State(MachineId, UnitName, Option<Versioned<StateRow>>),
     /// The store's raft term, from any answer. Growth means an election, which resets every lease.
-    RaftTerm { term: u64, read_at: Timestamp },
+    RaftTerm {
+        term: u64,
+        read_at: Timestamp,
+    },
 }
 
 /// Everything the engine knows, at one revision.
@@ -116,7 +120,7 @@ impl World {
                 self.machine_changed(machine);
             }
             Event::Order(machine, unit, order) => self.apply_order(machine, unit, order),
-            Event::State(machine, unit, row) => self.apply_state(machine, unit, row),
+            Event::State(machine, unit, row) => self.apply_state(&machine, unit, row),
             Event::RaftTerm { term, read_at } => {
                 if term > self.raft_term && self.raft_term != 0 {
                     for id in &self.lost {
@@ -136,7 +140,12 @@ impl World {
         self.dirty = Dirty::default();
         self.dirty.units.extend(plan.again.iter().cloned());
         self.evicting.extend(plan.evicting.iter().cloned());
-        self.open.extend(plan.stuck.iter().cloned());
+        for (name, until) in &plan.stuck {
+            self.open.insert(name.clone());
+            if let Some(until) = until {
+                self.held.insert(name.clone(), *until);
+            }
+        }
     }
 
     /// The next plan looks at everything, as the audit does.
@@ -185,7 +194,8 @@ impl World {
     }
 
     fn apply_placement(&mut self, name: UnitName, record: Option<Versioned<Placement>>) {
-        let placed = |p: Option<&Versioned<Placement>>| usize::from(p.is_some_and(|p| p.value.machine.is_some()));
+        let placed =
+            |p: Option<&Versioned<Placement>>| usize::from(p.is_some_and(|p| p.value.machine.is_some()));
         self.placed -= placed(self.placements.get(&name));
         match record {
             Some(record) => {
@@ -202,12 +212,12 @@ impl World {
 
     fn apply_order(&mut self, machine: MachineId, unit: UnitName, order: Option<Versioned<Order>>) {
         let view = self.view_mut(&machine);
-        let frees = match (view.orders().get(&unit), &order) {
-            (Some(old), new) => {
-                new.as_ref().is_none_or(|new| new.value.wanted == Wanted::Gone || new.value.conflicts != old.value.conflicts)
-            }
-            (None, _) => false,
-        };
+        // What an order occupies, or how, has changed: somebody may fit now, or be kept out for another reason.
+        let changes = view.orders().get(&unit).is_some_and(|old| {
+            order.as_ref().is_none_or(|new| {
+                new.value.wanted != old.value.wanted || new.value.conflicts != old.value.conflicts
+            })
+        });
         let present = order.is_some();
         view.set_order(&unit, order);
         if present {
@@ -219,7 +229,7 @@ impl World {
             }
         }
         self.forget_empty(&machine);
-        if frees {
+        if changes {
             self.dirty.open = true;
             self.dirty.freed.insert(machine);
         }
@@ -230,9 +240,9 @@ impl World {
         self.unit_changed(unit);
     }
 
-    fn apply_state(&mut self, machine: MachineId, unit: UnitName, row: Option<Versioned<StateRow>>) {
+    fn apply_state(&mut self, machine: &MachineId, unit: UnitName, row: Option<Versioned<StateRow>>) {
         let is_global = self.globals.contains(&unit);
-        let view = self.view_mut(&machine);
+        let view = self.view_mut(machine);
         let matters = {
             let old = view.states().get(&unit).map(|r| &r.value);
             let new = row.as_ref().map(|r| &r.value);
@@ -241,7 +251,7 @@ impl World {
             refusal(old) != refusal(new) || (is_global && progress(old) != progress(new))
         };
         view.set_state(&unit, row);
-        self.forget_empty(&machine);
+        self.forget_empty(machine);
         if matters {
             self.dirty.units.insert(unit);
         }
@@ -259,10 +269,8 @@ impl World {
 
     fn machine_changed(&mut self, id: MachineId) {
         self.forget_empty(&id);
-        let (is_lost, is_unmarked) = self
-            .machines
-            .get(&id)
-            .map_or((false, false), |view| (view.lost.is_some(), view.needs_marker()));
+        let (is_lost, is_unmarked) =
+            self.machines.get(&id).map_or((false, false), |view| (view.lost.is_some(), view.needs_marker()));
         set(&mut self.lost, &id, is_lost);
         set(&mut self.unmarked, &id, is_unmarked);
         self.evicting.remove(&id);
