@@ -99,9 +99,6 @@ impl UnitFiles {
             let Some(name) = file_name.to_str().and_then(|name| name.parse::<UnitName>().ok()) else {
                 continue;
             };
-            if name.as_str().starts_with('.') {
-                continue;
-            }
             let bytes = match fs::read(entry.path()) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -39,7 +39,8 @@ pub trait Systemd: Send + Sync + 'static {
     /// One unit in full; `None` when it is not loaded (and it is not loaded by asking).
     async fn inspect(&self, name: &UnitName) -> Result<Option<UnitDetail>, SystemdError>;
 
-    /// Enqueues a start in mode `fail`. The answer means *queued*; the end comes as `JobRemoved`. A start
+    /// Enqueues a start in mode `fail`. The answer means *queued*; the end comes as `JobRemoved`, which a
+    /// reader of events may see before this call has returned the job's number. A start
     /// equal to one already queued answers that job. Starting what is active is a job that ends `done`.
     ///
     /// # Errors

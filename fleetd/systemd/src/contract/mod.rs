@@ -93,6 +93,8 @@ impl<'a> Subject<'a> {
     /// Installs a text; the hash of the text serves as run hash.
     pub(crate) async fn install(&self, name: &UnitName, text: &str) {
         let unit = install(name, text);
+        // An earlier run of the suite may have been cut short.
+        self.systemd.reset_failed(name).await.expect("reset failed");
         self.systemd.install(&unit).await.expect("install");
     }
 

@@ -157,6 +157,8 @@ pub(super) fn translate(about: About<'_>, error: zbus::Error) -> SystemdError {
             fdo::Error::AccessDenied(message)
             | fdo::Error::InteractiveAuthorizationRequired(message)
             | fdo::Error::AuthFailed(message) => SystemdError::AccessDenied { operation, message },
+            // A unit that was unloaded under the read of one of its properties.
+            fdo::Error::UnknownObject(message) => refused(about, "NoSuchUnit", message),
             fdo::Error::LimitsExceeded(message) => SystemdError::RateLimited { operation, message },
             fdo::Error::NoReply(message)
             | fdo::Error::Disconnected(message)

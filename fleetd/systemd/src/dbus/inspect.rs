@@ -75,7 +75,11 @@ pub(super) async fn inspect(bus: &Bus, name: &UnitName) -> Result<Option<UnitDet
     let mut last = None;
     for _ in 0..MOST_READS {
         let Some(path) = bus.loaded_path(about, name.as_str()).await? else { return Ok(None) };
-        let (detail, is_consistent) = read(bus, about, path.as_str(), name).await?;
+        let (detail, is_consistent) = match read(bus, about, path.as_str(), name).await {
+            Ok(read) => read,
+            Err(SystemdError::NoSuchUnit { .. }) => continue,
+            Err(error) => return Err(error),
+        };
         // A unit that was unloaded just after `GetUnit` is loaded anew by the `Get`s and looks as if it had
         // never run; systemd unloads it again at once, and the next round sees that.
         let may_be_fresh = detail.active.is_at_rest() && detail.state_change == 0;

@@ -30,6 +30,9 @@ const GROUP: (&str, &str) = ("fleet-pins-", ".target");
 /// directories that its file causes.
 const FROM_GROUP: usize = 9;
 
+/// systemd's limit for a unit name.
+const LONGEST_NAME: usize = 255;
+
 #[derive(Debug)]
 pub(super) struct Pins<'a> {
     pub bus: &'a Bus,
@@ -77,7 +80,8 @@ impl Pins<'_> {
     }
 
     async fn hold(&self, names: &BTreeSet<UnitName>) -> Result<(), SystemdError> {
-        if names.len() < FROM_GROUP {
+        let fits = |name: &UnitName| ONE.0.len() + name.as_str().len() + ONE.1.len() <= LONGEST_NAME;
+        if names.len() < FROM_GROUP && names.iter().all(fits) {
             if !names.is_empty() {
                 self.files.write_pin(TEMPLATE, TEMPLATE_TEXT)?;
             }

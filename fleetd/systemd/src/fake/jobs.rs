@@ -116,6 +116,8 @@ impl Machine {
 
     /// Conditions, start limit, then the process.
     fn begin(&mut self, name: &UnitName, now: u64) {
+        // An automatic restart that was due is overtaken by this start.
+        self.void_pending(name);
         let behaviour = self.behaviours.get(name).cloned().unwrap_or_default();
         let Some(unit) = self.units.get_mut(name) else { return };
         let Some(spec) = unit.loaded.spec.clone() else {
@@ -217,7 +219,13 @@ impl Machine {
         let Some(unit) = self.units.get(name) else { return };
         let Some(spec) = unit.loaded.spec.clone() else { return };
         let was_starting = unit.active == ActiveState::Activating;
+        let is_stopping = unit.active == ActiveState::Deactivating;
         self.log(name, What::Exited { status }, now);
+        if is_stopping {
+            self.ended(name, (EXITED, status), "success", now);
+            self.finish_job(name, JobResult::Done);
+            return;
+        }
         if status == 0 && spec.remain_after_exit {
             if let Some(unit) = self.units.get_mut(name) {
                 unit.main_pid = 0;
