@@ -1,6 +1,11 @@
 //! The stream of `SystemdEvent`s that a caller reads. A reader that falls behind loses events, never memory:
 //! it gets one `Resync` in their place. Senders live in this crate; no channel crosses its border.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use tokio::sync::broadcast;
 
 use crate::types::SystemdEvent;
@@ -45,14 +50,23 @@ impl Events {
 #[derive(Debug, Clone)]
 pub(crate) struct EventSender {
     sender: broadcast::Sender<SystemdEvent>,
+    resyncs: Arc<AtomicU64>,
 }
 
 impl EventSender {
     pub(crate) fn new() -> Self {
-        Self { sender: broadcast::Sender::new(CAPACITY) }
+        Self { sender: broadcast::Sender::new(CAPACITY), resyncs: Arc::default() }
+    }
+
+    /// Number of `Resync`s so far: what was read from systemd before the last one may be out of date.
+    pub(crate) fn resyncs(&self) -> u64 {
+        self.resyncs.load(Ordering::Acquire)
     }
 
     pub(crate) fn send(&self, event: SystemdEvent) {
+        if event == SystemdEvent::Resync {
+            self.resyncs.fetch_add(1, Ordering::Release);
+        }
         // An error means that nobody listens, which is fine.
         drop(self.sender.send(event));
     }

@@ -14,6 +14,8 @@ use crate::{
 /// Wall times of one round.
 #[derive(Debug, Clone, Copy)]
 pub struct StartFigures {
+    /// Looking for units of the host in the way of all units, before and again after the start.
+    pub check: Duration,
     /// Texts, drop-ins and links of all units.
     pub install: Duration,
     /// Pins of all units; zero when none were asked for.
@@ -34,6 +36,15 @@ pub async fn measure_starts(systemd: &dyn Systemd, count: usize, with_pins: bool
     let mut subject = Subject::new(systemd);
     let names: Vec<UnitName> = (0..count).map(|n| subject.name(&format!("bench{n}.service"))).collect();
     let text = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n";
+
+    let check = async || {
+        let began = Instant::now();
+        for shadow in join_all(names.iter().map(|name| systemd.shadowed(name, &[]))).await {
+            assert_eq!(shadow.expect("shadowed"), None);
+        }
+        began.elapsed()
+    };
+    let mut checked = check().await;
 
     let began = Instant::now();
     let units: Vec<_> = names.iter().map(|name| install(name, text)).collect();
@@ -59,6 +70,8 @@ pub async fn measure_starts(systemd: &dyn Systemd, count: usize, with_pins: bool
     let listed = began.elapsed();
     assert!(rows.len() == count && rows.iter().all(|row| row.active == ActiveState::Active));
 
+    checked += check().await;
+
     let began = Instant::now();
     for detail in join_all(names.iter().map(|name| systemd.inspect(name))).await {
         assert!(detail.expect("inspect").is_some());
@@ -71,5 +84,12 @@ pub async fn measure_starts(systemd: &dyn Systemd, count: usize, with_pins: bool
         }
     }
     subject.clean().await;
-    StartFigures { install: installed, pin: pinned, start: started, list: listed, inspect: inspected }
+    StartFigures {
+        check: checked,
+        install: installed,
+        pin: pinned,
+        start: started,
+        list: listed,
+        inspect: inspected,
+    }
 }

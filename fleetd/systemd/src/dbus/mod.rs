@@ -9,6 +9,7 @@ mod signals;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -68,6 +69,8 @@ pub struct DbusSystemd {
     bus: Bus,
     files: UnitFiles,
     events: EventSender,
+    /// systemd's search path, with the number of the `Resync` after which it was read: it changes by reloads.
+    unit_path: Mutex<Option<(u64, Vec<PathBuf>)>>,
     keeper: JoinHandle<()>,
 }
 
@@ -92,6 +95,7 @@ impl DbusSystemd {
             bus: Bus::new(current, in_flight, call_timeout),
             files: UnitFiles { root, units_directory, link_directory },
             events,
+            unit_path: Mutex::new(None),
             keeper,
         })
     }
@@ -108,6 +112,20 @@ impl DbusSystemd {
         let files = self.files.clone();
         let done = tokio::task::spawn_blocking(move || work(&files)).await;
         done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    async fn unit_path(&self, about: About<'_>) -> Result<Vec<PathBuf>, SystemdError> {
+        let now = self.events.resyncs();
+        let cached = self.unit_path.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((read_after, path)) = cached
+            && read_after == now
+        {
+            return Ok(path);
+        }
+        let path: Vec<String> = self.bus.get(about, MANAGER_PATH, MANAGER, "UnitPath").await?;
+        let path: Vec<PathBuf> = path.into_iter().map(PathBuf::from).collect();
+        *self.unit_path.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, path.clone()));
+        Ok(path)
     }
 
     /// What systemd has loaded under the name, if it is not ours.
@@ -202,8 +220,7 @@ impl Systemd for DbusSystemd {
 
     async fn shadowed(&self, name: &UnitName, aliases: &[String]) -> Result<Option<Shadow>, SystemdError> {
         let about = About::unit("check the name", name);
-        let unit_path: Vec<String> = self.bus.get(about, MANAGER_PATH, MANAGER, "UnitPath").await?;
-        let unit_path: Vec<PathBuf> = unit_path.into_iter().map(PathBuf::from).collect();
+        let unit_path = self.unit_path(about).await?;
         let owned = (name.clone(), aliases.to_vec());
         let on_disk = move |files: &UnitFiles| shadow::on_disk(files, &unit_path, &owned.0, &owned.1);
         if let Some(shadow) = self.on_files(on_disk).await? {
@@ -236,4 +253,33 @@ fn job_of(about: About<'_>, path: &OwnedObjectPath) -> Result<JobId, SystemdErro
         operation: about.operation,
         message: format!("{} is not a job", path.as_str()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(socket: &Path) -> Options {
+        Options {
+            bus_address: Some(format!("unix:path={}", socket.display())),
+            call_timeout: Duration::from_millis(200),
+            ..Options::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn missing_bus_is_an_error_at_once() {
+        let answer = DbusSystemd::connect(options(Path::new("/nonexistent/bus"))).await;
+        assert!(matches!(answer, Err(SystemdError::Disconnected { .. })), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn bus_that_never_answers_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("bus");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let answer = DbusSystemd::connect(options(&socket)).await;
+        assert!(matches!(answer, Err(SystemdError::TimedOut { .. })), "{answer:?}");
+        drop(listener);
+    }
 }
