@@ -19,4 +19,4 @@ pub mod registry;
 pub mod store;
 
 pub use backoff::BackoffOptions;
-pub use registry::{ClusterFence, Counters, Registry, RegistryError};
+pub use registry::{Asked, ClusterFence, Counters, Outcome, Registry, RegistryError};

@@ -21,7 +21,7 @@ mod failover;
 mod keepalive;
 mod options;
 #[cfg(test)]
-mod server;
+pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 mod watch;

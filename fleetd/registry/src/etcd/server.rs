@@ -20,7 +20,7 @@ struct Server {
     client_url: String,
 }
 
-pub(super) struct EtcdServers {
+pub(crate) struct EtcdServers {
     servers: Vec<Server>,
     directory: TempDir,
 }

@@ -60,6 +60,15 @@ impl Outcome {
         }
     }
 
+    /// Of several writes in one transaction, some might be applied without the others.
+    fn may_be_one_items(&self) -> bool {
+        match self {
+            Outcome::Conflict => true,
+            Outcome::Failed(error) => !error.is_transient(),
+            _ => false,
+        }
+    }
+
     /// Worth continuing with the writes after it.
     fn lets_go_on(&self) -> bool {
         match self {
@@ -103,39 +112,24 @@ pub(super) struct Batch {
 }
 
 impl Registry {
-    /// Outcomes in the order of the items.
+    /// Outcomes in the order of the items. A pack that fails for a reason that may be one item's is run item by item.
     pub(super) async fn run(&self, mut batch: Batch) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(batch.items.len());
-        while outcomes.len() < batch.items.len() {
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.items.len());
+        // Items that are run one by one, because they failed together.
+        let mut single = 0_usize;
+        while outcomes.len() < batch.items.len() && outcomes.last().is_none_or(Outcome::lets_go_on) {
             let rest = &batch.items[outcomes.len()..];
-            let pack = &rest[..pack_len(&batch, rest)];
-            let whole = self.run_pack(&batch, pack).await;
-            if whole.is_applied() {
+            let len = if single > 0 { 1 } else { pack_len(&batch, rest) };
+            let outcome = self.run_pack(&batch, &rest[..len]).await;
+            single = single.saturating_sub(1);
+            if len > 1 && outcome.may_be_one_items() {
+                single = len;
+                continue;
+            }
+            if outcome.is_applied() {
                 batch.lead.clear();
             }
-            let is_one_items = matches!(&whole, Outcome::Conflict)
-                || matches!(&whole, Outcome::Failed(error) if !error.is_transient());
-            if is_one_items && pack.len() > 1 {
-                for index in 0..pack.len() {
-                    let item = outcomes.len();
-                    let outcome = self.run_pack(&batch, &batch.items[item..=item]).await;
-                    if outcome.is_applied() {
-                        batch.lead.clear();
-                    }
-                    let is_over = !outcome.lets_go_on();
-                    outcomes.push(outcome);
-                    if is_over {
-                        break;
-                    }
-                    debug_assert!(index < batch.items.len());
-                }
-            } else {
-                let count = pack.len();
-                outcomes.extend(std::iter::repeat_n(whole, count));
-            }
-            if !outcomes.last().is_none_or(Outcome::lets_go_on) {
-                break;
-            }
+            outcomes.extend(std::iter::repeat_n(outcome, len));
         }
         outcomes.resize(batch.items.len(), Outcome::Skipped);
         outcomes

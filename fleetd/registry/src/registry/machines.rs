@@ -103,7 +103,6 @@ impl Registry {
     }
 
     /// `change` makes the new record and further steps; `None`: it had been said before.
-    #[expect(clippy::too_many_arguments, reason = "the shared body of two calls, private to this file")]
     async fn say(
         &self,
         doing: &'static str,

@@ -40,6 +40,7 @@ pub mod units;
 pub mod upkeep;
 pub mod world;
 
+pub use batch::{Asked, Outcome};
 pub use counters::Counters;
 
 use crate::codec::CodecError;

@@ -37,11 +37,9 @@ impl Store for Observed {
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
         let counters = &self.shared.counters;
-        if txn.is_read_only() {
-            counters.add_reads(1)
-        } else {
-            counters.add_writes(1)
-        }
+        let is_read = txn.is_read_only();
+        counters.add_reads(usize::from(is_read));
+        counters.add_writes(usize::from(!is_read));
         let result = self.inner.txn(txn).await;
         match &result {
             Ok(reply) => self.note(reply.header),

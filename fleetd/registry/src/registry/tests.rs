@@ -1,1 +1,0 @@
-//! The typed layer over the in-memory store.
