@@ -8,10 +8,10 @@ use fleet_core::{MachineId, Revision};
 use unit_files::UnitName;
 
 use super::batch::{Batch, Item, Outcome};
-use super::{ClusterFence, Registry, raw};
+use super::{ClusterFence, Registry};
 use crate::codec::encode;
 use crate::keys::Key;
-use crate::store::{Compare, Op};
+use crate::store::Op;
 
 /// That a unit is gone from this machine, as the order of this revision said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +63,7 @@ impl Registry {
     /// written again, and an acknowledgement that was applied conflicts without harm.
     pub async fn commit(&self, commit: AgentCommit) -> CommitReport {
         let AgentCommit { machine, presence, pass, witness, rows, acknowledgements } = commit;
-        let own = Compare::create_revision(self.key(&Key::Presence(machine.clone())), raw(presence));
-        let mut fence = vec![own];
+        let mut fence = self.compare_held(&Key::Presence(machine.clone()), presence);
         fence.extend(pass.into_iter().flat_map(|pass| self.compare_cluster(pass)));
         let is_raised = witness.is_some();
         let lead = witness

@@ -8,7 +8,7 @@ use fleet_core::{Revision, Term};
 
 use super::follow::Feed;
 use super::snapshot::values;
-use super::{ClusterFence, Registry, RegistryError, raw, typed};
+use super::{ClusterFence, Registry, RegistryError, typed};
 use crate::codec::encode;
 use crate::keys::{Area, Key};
 use crate::store::{Compare, LeaseId, Op, Range, Txn};
@@ -71,8 +71,8 @@ impl Registry {
     /// `Store`; then the lease ends it.
     pub async fn resign(&self, term: Term) -> Result<(), RegistryError> {
         let leader = self.key(&Key::Leader);
-        let own = Compare::create_revision(leader.clone(), raw(Revision(term.0)));
-        self.txn("resigning from leadership", Txn::of(vec![Op::delete(leader)]).when(vec![own])).await?;
+        let own = self.compare_held(&Key::Leader, Revision(term.0));
+        self.txn("resigning from leadership", Txn::of(vec![Op::delete(leader)]).when(own)).await?;
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl Registry {
 
     pub(super) fn compare_leader(&self, fence: LeaderFence) -> Vec<Compare> {
         let mut compares = self.compare_cluster(ClusterFence { cluster: fence.cluster });
-        compares.push(Compare::create_revision(self.key(&Key::Leader), raw(Revision(fence.term.0))));
+        compares.extend(self.compare_held(&Key::Leader, Revision(fence.term.0)));
         compares
     }
 }

@@ -158,7 +158,16 @@ impl Registry {
     }
 
     fn compare_cluster(&self, fence: ClusterFence) -> Vec<Compare> {
-        vec![Compare::absent(self.key(&Key::Hold)), self.compare_modified(&Key::Cluster, fence.cluster)]
+        let cluster = self.key(&Key::Cluster);
+        let same = Compare::mod_revision(cluster.clone(), raw(fence.cluster));
+        vec![Compare::absent(self.key(&Key::Hold)), same, Compare::present(cluster)]
+    }
+
+    /// A key that its writer created at `created` and still holds. Asked for presence too: revision 0, of a writer that
+    /// holds nothing, would otherwise be true of a store that was emptied.
+    fn compare_held(&self, key: &Key, created: Revision) -> Vec<Compare> {
+        let key = self.key(key);
+        vec![Compare::create_revision(key.clone(), raw(created)), Compare::present(key)]
     }
 }
 

@@ -31,8 +31,8 @@ pub struct OrdersView {
     pub hold: Option<Versioned<HoldRecord>>,
     pub machine: Option<Versioned<MachineRecord>>,
     pub witness: Option<Versioned<WitnessRecord>>,
-    /// `cluster` or the own witness cannot be read: apply nothing and say so.
-    pub unreadable: Option<CodecError>,
+    /// `cluster` or the own witness, if they cannot be read: apply nothing and say so.
+    pub unreadable: BTreeMap<Key, CodecError>,
 }
 
 impl OrdersView {
@@ -41,7 +41,7 @@ impl OrdersView {
     /// # Errors
     /// What cannot be read: then nothing may be applied.
     pub fn trust(&self) -> Result<StoreView<'_>, &CodecError> {
-        if let Some(error) = &self.unreadable {
+        if let Some(error) = self.unreadable.values().next() {
             return Err(error);
         }
         Ok(StoreView {
@@ -53,15 +53,18 @@ impl OrdersView {
         })
     }
 
-    /// What the writes of a pass over this view compare; `None` without a readable cluster record or under a hold.
+    /// What the writes of a pass over this view compare; `None` without a cluster record, under a hold, or with one of
+    /// the two unreadable.
     #[must_use]
     pub fn fence(&self) -> Option<ClusterFence> {
-        let cluster = self.cluster.as_ref().filter(|_| self.hold.is_none())?;
+        let is_trusted = self.hold.is_none() && self.unreadable.is_empty();
+        let cluster = self.cluster.as_ref().filter(|_| is_trusted)?;
         Some(ClusterFence { cluster: cluster.modified })
     }
 
     /// Takes one change in.
     pub fn apply(&mut self, change: Change) {
+        self.unreadable.remove(&change.key());
         match change {
             Change::Put(entry) => self.put(entry),
             Change::Undecodable(undecodable) => self.freeze(undecodable),
@@ -70,10 +73,7 @@ impl OrdersView {
                     self.orders.remove(&unit);
                     self.frozen.remove(&unit);
                 }
-                Key::Cluster => {
-                    self.cluster = None;
-                    self.unreadable = None;
-                }
+                Key::Cluster => self.cluster = None,
                 Key::Hold => self.hold = None,
                 Key::Machine(_) => self.machine = None,
                 Key::Witness(_) => self.witness = None,
@@ -88,10 +88,7 @@ impl OrdersView {
                 self.frozen.remove(&unit);
                 self.orders.insert(unit, *order);
             }
-            Entry::Cluster(record) => {
-                self.cluster = Some(*record);
-                self.unreadable = None;
-            }
+            Entry::Cluster(record) => self.cluster = Some(*record),
             Entry::Hold(record) => self.hold = Some(*record),
             Entry::Machine(_, record) => self.machine = Some(*record),
             Entry::Witness(_, record) => self.witness = Some(*record),
@@ -107,7 +104,9 @@ impl OrdersView {
                 self.frozen.insert(unit, undecodable);
             }
             Key::Hold => self.hold = Some(entry::unreadable_hold(&undecodable)),
-            Key::Cluster | Key::Witness(_) => self.unreadable = Some(undecodable.error),
+            Key::Cluster | Key::Witness(_) => {
+                self.unreadable.insert(undecodable.key, undecodable.error);
+            }
             _ => {}
         }
     }

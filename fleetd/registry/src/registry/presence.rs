@@ -5,7 +5,7 @@
 use fleet_core::records::{LostRecord, MachineRecord, PresenceRecord, SCHEMA, Versioned, WitnessRecord};
 use fleet_core::{Revision, Timestamp};
 
-use super::{ATTEMPTS, ClusterFence, Registry, RegistryError, raw, typed};
+use super::{ATTEMPTS, ClusterFence, Registry, RegistryError, typed};
 use crate::codec::encode;
 use crate::keys::Key;
 use crate::store::{Compare, KeyValue, LeaseId, Op, Txn};
@@ -143,7 +143,7 @@ impl Registry {
     ) -> Result<bool, RegistryError> {
         let id = &record.machine;
         let presence = self.key(&Key::Presence(id.clone()));
-        let compares = vec![Compare::create_revision(presence.clone(), raw(created))];
+        let compares = self.compare_held(&Key::Presence(id.clone()), created);
         // Every write of presence deletes the marker.
         let ops = vec![
             Op::put_leased(presence, encode(record), lease),

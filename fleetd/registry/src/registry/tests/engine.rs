@@ -164,3 +164,25 @@ async fn a_unit_of_a_lost_machine_is_not_moved_when_its_presence_is_back() {
     assert_eq!(fixture.registry.apply_groups(leader, &[group], &asked("e")).await, [Outcome::Conflict]);
     assert!(fixture.registry.read_all().await.unwrap().lost.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_nothing_writes_nothing_into_an_emptied_store() {
+    let fixture = cluster().await;
+    fixture.store.wipe();
+    let nobody = LeaderFence { term: Term(0), cluster: Revision(0) };
+    let groups = [place(&unit("a.service"), "m1", 1)];
+    assert_eq!(fixture.registry.apply_groups(nobody, &groups, &asked("e")).await, [Outcome::Fenced]);
+    let commit = crate::registry::commit::AgentCommit {
+        machine: machine("m1"),
+        presence: Revision(0),
+        pass: None,
+        witness: None,
+        rows: vec![(unit("a.service"), Some(row("running")))],
+        acknowledgements: Vec::new(),
+    };
+    assert!(fixture.registry.commit(commit).await.is_fenced());
+    let fence = ClusterFence { cluster: Revision(0) };
+    assert_eq!(fixture.registry.reanchor_witness(&machine("m1"), &witness(1), fence).await.unwrap(), None);
+    let everything = crate::store::Range::new(fixture.registry.keys().whole());
+    assert_eq!(fixture.store.range(everything).await.unwrap().count, 0);
+}

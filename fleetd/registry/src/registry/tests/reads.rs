@@ -271,3 +271,77 @@ fn revisions_of_store_and_model_translate() {
     assert_eq!(crate::registry::raw(Revision(5)), crate::store::Revision(5));
     assert_eq!(crate::registry::raw(Revision(-1)), crate::store::Revision(0));
 }
+
+/// Takes in what is told until `done`.
+async fn follow_until<C: Fn() -> Timestamp + Send>(
+    stream: &mut crate::registry::world::WorldStream<C>,
+    world: &mut World,
+    done: impl Fn(&World) -> bool,
+) {
+    while !done(world) {
+        match stream.next().await {
+            WorldItem::Snapshot { events, .. } => *world = World::from_events(events),
+            WorldItem::Changes { events, .. } => events.into_iter().for_each(|event| world.apply(event)),
+            WorldItem::Disconnected { .. } => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_with_an_unreadable_order_is_frozen_until_it_can_be_read() {
+    let fixture = cluster().await;
+    let (a, b) = (unit("a.service"), unit("b.service"));
+    let order_key = Key::Order(machine("m1"), a.clone());
+    for name in [&a, &b] {
+        fixture.put(&Key::Unit(name.clone()), encode(&unit_record("text"))).await;
+    }
+    fixture.put(&order_key, encode(&order(1, "text", "launched"))).await;
+    let mut stream = fixture.registry.follow_world(|| NOW);
+    let mut world = World::default();
+    follow_until(&mut stream, &mut world, |world| world.units().len() == 2).await;
+
+    fixture.put(&order_key, r#"{"v": 99}"#).await;
+    follow_until(&mut stream, &mut world, |world| !world.units().contains_key(&a)).await;
+    // The order it knew still occupies the machine; a new record of the unit changes nothing.
+    assert!(world.order(&machine("m1"), &a).is_some());
+    fixture.put(&Key::Unit(a.clone()), encode(&unit_record("new"))).await;
+    fixture.put(&Key::Brake, "{}").await;
+    follow_until(&mut stream, &mut world, |world| world.brake().is_some()).await;
+    assert_eq!(world.units().keys().collect::<Vec<_>>(), [&b]);
+    let (fresh, _) = world_of(&fixture.registry).await;
+    assert_eq!(fresh.units().keys().collect::<Vec<_>>(), [&b]);
+
+    fixture.put(&order_key, encode(&order(2, "new", "launched"))).await;
+    follow_until(&mut stream, &mut world, |world| world.units().len() == 2).await;
+    assert_eq!(world.units()[&a].value, unit_record("new"));
+    assert_eq!(world.order(&machine("m1"), &a).unwrap().value.number.sequence, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_made_anew_does_not_start_the_wait_for_a_lost_machine_over() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let fixture = cluster().await;
+    let clock = Arc::new(AtomicU64::new(1_000));
+    let now = Arc::clone(&clock);
+    let mut stream = fixture.registry.follow_world(move || Timestamp(now.load(Ordering::Relaxed)));
+    let mut world = World::default();
+    let m1 = machine("m1");
+    let counted =
+        |world: &World| world.machines().get(&m1).and_then(|m| m.lost()).map(|lost| lost.counted_from);
+    fixture.put(&Key::Lost(m1.clone()), r#"{"since": 5, "grace": 5000}"#).await;
+    follow_until(&mut stream, &mut world, |world| counted(world).is_some()).await;
+    let mut cut = async |at: u64, elects: bool| {
+        clock.store(at, Ordering::Relaxed);
+        if elects {
+            fixture.store.elect();
+        }
+        fixture.store.cancel_watches();
+        world = World::default();
+        follow_until(&mut stream, &mut world, |world| counted(world).is_some()).await;
+        counted(&world).unwrap()
+    };
+    assert_eq!(cut(2_000, false).await, Timestamp(1_000));
+    // An election waits once more, and only once.
+    assert_eq!(cut(3_000, true).await, Timestamp(3_000));
+    assert_eq!(cut(4_000, true).await, Timestamp(3_000));
+}
