@@ -1,0 +1,94 @@
+//! `fleetctl machine`: the operator's word on a machine that is away.
+
+use clap::{Args, Subcommand};
+use fleet_api::paths;
+use fleet_api::v2::Requester;
+
+use crate::change;
+use crate::connection::Connection;
+use crate::exit::Exit;
+use crate::flags::{OutputFlag, ReasonFlag};
+use crate::output::{self, json};
+
+/// Length of a machine id; anything shorter is the beginning of one.
+const ID_LENGTH: usize = 32;
+
+/// Say what became of a machine that is away
+#[derive(Args, Debug)]
+pub struct Machine {
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Forget a machine that will not come back: its rows and orders go
+    #[command(after_help = "Examples:\n  fleetctl machine forget 1f0c44d2 --why \"scrapped\"")]
+    Forget(About),
+    /// Confirm that a machine is off, so that its exclusive units may move at once
+    #[command(
+        after_help = "Examples:\n  fleetctl machine confirm-dead 1f0c44d2 --why \"power cut in rack 3\""
+    )]
+    ConfirmDead(About),
+}
+
+#[derive(Args, Debug)]
+pub struct About {
+    /// The machine, by the beginning of its id.
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    #[command(flatten)]
+    pub output: OutputFlag,
+    #[command(flatten)]
+    pub reason: ReasonFlag,
+}
+
+pub async fn run(connection: &Connection, command: Machine) -> anyhow::Result<Exit> {
+    let (pattern, what, about) = match command.action {
+        Action::Forget(about) => (paths::MACHINE_FORGET, "forgetting", about),
+        Action::ConfirmDead(about) => (paths::MACHINE_CONFIRM_DEAD, "confirming the death of", about),
+    };
+    let machine = match resolve(connection, &about.machine).await {
+        Ok(machine) => machine,
+        Err(exit) => return Ok(exit),
+    };
+    let requester = Requester { by: change::who(), why: about.reason.why };
+    match connection.machine_request(pattern, &machine, &requester).await {
+        Ok(done) if about.output.is_json() => json::print(&done)?,
+        Ok(done) => output::line(done.text)?,
+        Err(error) => {
+            output::note(format!("Error {what} machine {machine}: {error}"));
+            return Ok(change::exit_of(&error));
+        }
+    }
+    Ok(Exit::DONE)
+}
+
+/// The full id of the only machine whose id begins with `beginning`. What is wrong is printed.
+pub async fn resolve(connection: &Connection, beginning: &str) -> Result<String, Exit> {
+    let beginning = beginning.trim_end_matches('.');
+    if beginning.len() >= ID_LENGTH {
+        return Ok(beginning.to_owned());
+    }
+    let list = connection.machines().await.map_err(|error| {
+        output::note(format!("Error retrieving list of machines: {error}"));
+        change::exit_of(&error)
+    })?;
+    let mut matching = list.machines.iter().filter(|machine| machine.id.starts_with(beginning));
+    match (matching.next(), matching.next()) {
+        (Some(machine), None) => Ok(machine.id.clone()),
+        (None, _) => {
+            output::note(format!(
+                "Machine {beginning} does not exist; see fleetctl list-machines --all --full"
+            ));
+            Err(Exit::FAILED)
+        }
+        (Some(first), Some(second)) => {
+            output::note(format!(
+                "Machine {beginning} is ambiguous: {} and {} begin so; give more of the id",
+                first.id, second.id
+            ));
+            Err(Exit::FAILED)
+        }
+    }
+}

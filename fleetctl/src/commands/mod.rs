@@ -1,0 +1,163 @@
+//! The commands, one file each: its arguments and what it does. No command knows another.
+
+pub mod cat;
+pub mod cluster;
+pub mod destroy;
+pub mod events;
+pub mod fd_forward;
+pub mod journal;
+pub mod list_machines;
+pub mod list_unit_files;
+pub mod list_units;
+pub mod load;
+pub mod machine;
+pub mod restart;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod submit;
+pub mod unload;
+pub mod verify;
+pub mod version;
+pub mod why;
+
+use std::collections::BTreeSet;
+
+use fleet_api::client::ClientError;
+use fleet_api::v2::{Action, UnitView, Verb};
+use unit_files::client_unit_name;
+
+use crate::change::{self, Options};
+use crate::cli::{self, Cli, Command};
+use crate::connection::Connection;
+use crate::content::{self, Prepared};
+use crate::exit::Exit;
+use crate::flags::{ContentFlags, OutputFlag, ReasonFlag, WaitFlags};
+use crate::output;
+use crate::settings::Settings;
+
+/// Runs what was asked for.
+pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    if cli.global.version {
+        return version::print(OutputFlag::default());
+    }
+    let command = match cli.command {
+        None => {
+            output::raw(cli::overview())?;
+            return Ok(Exit::DONE);
+        }
+        Some(Command::Version(command)) => return version::print(command.output),
+        Some(Command::Verify(_)) => return Ok(verify::run()),
+        Some(Command::FdForward(command)) => return fd_forward::run(command).await,
+        Some(command) => command,
+    };
+    let settings = match Settings::merge(&cli.global, |name| std::env::var(name).ok()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            output::note(format!("Unable to initialize client: {error}"));
+            return Ok(if error.is_usage() { Exit::USAGE } else { Exit::FAILED });
+        }
+    };
+    for warning in &settings.warnings {
+        output::log!("WARN", "{warning}");
+    }
+    let connection = Connection::new(&settings);
+    match command {
+        Command::Submit(command) => submit::run(&connection, command).await,
+        Command::Load(command) => load::run(&connection, command).await,
+        Command::Start(command) => start::run(&connection, command).await,
+        Command::Stop(command) => stop::run(&connection, command).await,
+        Command::Unload(command) => unload::run(&connection, command).await,
+        Command::Destroy(command) => destroy::run(&connection, command).await,
+        Command::Restart(command) => restart::run(&connection, command).await,
+        Command::Status(command) => status::run(&connection, command).await,
+        Command::Cat(command) => cat::run(&connection, command).await,
+        Command::Journal(command) => journal::run(&connection, command).await,
+        Command::ListUnits(command) => list_units::run(&connection, command).await,
+        Command::ListUnitFiles(command) => list_unit_files::run(&connection, command).await,
+        Command::ListMachines(command) => list_machines::run(&connection, command).await,
+        Command::Why(command) => why::run(&connection, command).await,
+        Command::Events(command) => events::run(&connection, command).await,
+        Command::Cluster(command) => cluster::run(&connection, command).await,
+        Command::Machine(command) => machine::run(&connection, command).await,
+        Command::Verify(_) | Command::FdForward(_) | Command::Version(_) => {
+            unreachable!("commands without a server have run above")
+        }
+    }
+}
+
+/// Said by every command that takes units and got none; exit 0 as in fleet 1.0, for scripts with an empty list.
+fn no_units_given() -> Exit {
+    output::note("No units given");
+    Exit::DONE
+}
+
+/// The common course of the commands that may create units.
+async fn with_content(
+    connection: &Connection,
+    verb: Verb,
+    units: &[String],
+    content: &ContentFlags,
+    wait: Option<&WaitFlags>,
+    output: OutputFlag,
+    reason: &ReasonFlag,
+) -> anyhow::Result<Exit> {
+    if units.is_empty() {
+        return Ok(no_units_given());
+    }
+    let json = output.is_json();
+    let mut prepared = match content::prepare(connection, units, verb, content.replace, json).await {
+        Ok(prepared) => prepared,
+        Err(error) => return Ok(creation_failed(&error)),
+    };
+    for one in &mut prepared {
+        one.action.all_at_once = content.all_at_once;
+    }
+    change::carry_out(connection, verb, prepared, &Options { wait, json, why: &reason.why }).await
+}
+
+fn creation_failed(error: &content::ContentError) -> Exit {
+    output::note(format!("Error creating units: {error}"));
+    match error {
+        content::ContentError::Api(error) => change::exit_of(error),
+        _ => Exit::FAILED,
+    }
+}
+
+/// Those of the units that the registry has, in the order of the arguments and each once.
+async fn known_units(connection: &Connection, arguments: &[String]) -> Result<Vec<UnitView>, ClientError> {
+    let mut seen = BTreeSet::new();
+    let names: Vec<String> = arguments
+        .iter()
+        .map(|argument| client_unit_name(argument))
+        .filter(|name| seen.insert(name.clone()))
+        .collect();
+    let mut known = connection.units(&names).await?;
+    Ok(names.iter().filter_map(|name| known.remove(name)).collect())
+}
+
+/// The common course of the commands that withdraw units: unknown names are skipped, and none known is no error.
+async fn known_or_note(
+    connection: &Connection,
+    verb: Verb,
+    arguments: &[String],
+) -> Result<Vec<UnitView>, Exit> {
+    if arguments.is_empty() {
+        return Err(no_units_given());
+    }
+    match known_units(connection, arguments).await {
+        Ok(units) if units.is_empty() => {
+            output::note("Units not found in registry");
+            Err(Exit::DONE)
+        }
+        Ok(units) => Ok(units),
+        Err(error) => {
+            output::note(format!("Error {} units: {error}", crate::report::gerund(verb)));
+            Err(change::exit_of(&error))
+        }
+    }
+}
+
+fn prepared(unit: UnitView, verb: Verb) -> Prepared {
+    Prepared { action: Action::new(unit.name.as_str(), verb), before: Some(unit), warnings: Vec::new() }
+}

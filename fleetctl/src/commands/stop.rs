@@ -1,0 +1,44 @@
+//! `fleetctl stop`: units keep their machine and do not run.
+
+use clap::Args;
+use fleet_api::v2::Verb;
+
+use crate::change::{self, Options};
+use crate::connection::Connection;
+use crate::exit::Exit;
+use crate::flags::{OutputFlag, ReasonFlag, WaitFlags};
+use crate::output;
+
+/// Stop units; they stay loaded on their machines
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  fleetctl stop web.service\n  fleetctl stop --no-block web@1 web@2")]
+pub struct Stop {
+    #[arg(value_name = "UNIT")]
+    pub units: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitFlags,
+    #[command(flatten)]
+    pub output: OutputFlag,
+    #[command(flatten)]
+    pub reason: ReasonFlag,
+}
+
+pub async fn run(connection: &Connection, command: Stop) -> anyhow::Result<Exit> {
+    let units = match super::known_or_note(connection, Verb::Stop, &command.units).await {
+        Ok(units) => units,
+        Err(exit) => return Ok(exit),
+    };
+    // Judged by what is wanted, not by what runs: a unit that waits for a machine can be withdrawn.
+    let (inactive, wanted): (Vec<_>, Vec<_>) = units.into_iter().partition(|unit| unit.desired == "inactive");
+    for unit in &inactive {
+        output::note(format!("Unable to stop unit {} in state inactive", unit.name));
+    }
+    let refused = if inactive.is_empty() { Exit::DONE } else { Exit::FAILED };
+    if wanted.is_empty() {
+        return Ok(refused);
+    }
+    let prepared = wanted.into_iter().map(|unit| super::prepared(unit, Verb::Stop)).collect();
+    let options =
+        Options { wait: Some(&command.wait), json: command.output.is_json(), why: &command.reason.why };
+    Ok(change::carry_out(connection, Verb::Stop, prepared, &options).await?.max(refused))
+}

@@ -1,0 +1,178 @@
+//! The API, one method per question that commands ask. Nothing here prints, except requests with `--debug`.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use fleet_api::client::{Client, ClientError, NdjsonStream};
+use fleet_api::paths;
+use fleet_api::v2::{
+    AdoptReport, AdoptRequest, ChangeReport, ChangeRequest, ClusterView, Done, EventList, Explanation,
+    MachineList, Requester, StateList, StatusReport, UnitList, UnitView, WaitRequest,
+};
+
+use crate::output;
+use crate::settings::Settings;
+
+/// Names in one query: their paths stay far below the limit of any server for the head of a request.
+const NAMES_PER_QUERY: usize = 200;
+/// How often a change is sent when its outcome is unknown. It carries a request id, so that it counts once.
+const CHANGE_ATTEMPTS: usize = 3;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub struct Connection {
+    client: Client,
+    debug: bool,
+}
+
+impl Connection {
+    pub fn new(settings: &Settings) -> Connection {
+        Connection {
+            client: Client::new(settings.endpoint.clone(), settings.timeouts),
+            debug: settings.debug,
+        }
+    }
+
+    /// Those of the units that exist, by name. Destroyed ones do not.
+    pub async fn units(&self, names: &[String]) -> Result<BTreeMap<String, UnitView>, ClientError> {
+        let mut units = BTreeMap::new();
+        for chunk in names.chunks(NAMES_PER_QUERY) {
+            let path = paths::with_query(paths::UNITS, chunk.iter().map(|name| ("name", name.as_str())));
+            let list: UnitList = self.traced("GET", &path, self.client.get(&path)).await?;
+            units.extend(list.units.into_iter().map(|unit| (unit.name.clone(), unit)));
+        }
+        Ok(units)
+    }
+
+    pub async fn all_units(&self) -> Result<Vec<UnitView>, ClientError> {
+        let list: UnitList = self.traced("GET", paths::UNITS, self.client.get(paths::UNITS)).await?;
+        Ok(list.units)
+    }
+
+    /// None: there is no such unit.
+    pub async fn unit(&self, name: &str) -> Result<Option<UnitView>, ClientError> {
+        let path = paths::fill(paths::UNIT, name);
+        none_if_not_found(self.traced("GET", &path, self.client.get(&path)).await)
+    }
+
+    /// The bytes as submitted; none if there is no such unit.
+    pub async fn text(&self, name: &str) -> Result<Option<Vec<u8>>, ClientError> {
+        let path = paths::fill(paths::UNIT_TEXT, name);
+        let bytes = none_if_not_found(self.traced("GET", &path, self.client.get_bytes(&path)).await)?;
+        Ok(bytes.map(|bytes| bytes.to_vec()))
+    }
+
+    pub async fn states(&self) -> Result<StateList, ClientError> {
+        self.traced("GET", paths::STATES, self.client.get(paths::STATES)).await
+    }
+
+    pub async fn machines(&self) -> Result<MachineList, ClientError> {
+        self.traced("GET", paths::MACHINES, self.client.get(paths::MACHINES)).await
+    }
+
+    pub async fn why(&self, unit: &str, machine: Option<&str>) -> Result<Option<Explanation>, ClientError> {
+        let path = with_machine(paths::UNIT_WHY, unit, machine, []);
+        none_if_not_found(self.traced("GET", &path, self.client.get(&path)).await)
+    }
+
+    pub async fn status(&self, unit: &str, machine: Option<&str>) -> Result<StatusReport, ClientError> {
+        let path = with_machine(paths::UNIT_STATUS, unit, machine, []);
+        self.traced("GET", &path, self.client.get(&path)).await
+    }
+
+    pub async fn journal(
+        &self,
+        unit: &str,
+        machine: Option<&str>,
+        lines: &str,
+        follow: bool,
+        output: &str,
+    ) -> Result<NdjsonStream, ClientError> {
+        let follow = if follow { "true" } else { "false" };
+        let options = [("lines", lines), ("follow", follow), ("output", output)];
+        let path = with_machine(paths::UNIT_JOURNAL, unit, machine, options);
+        self.traced("GET", &path, self.client.get_stream(&path)).await
+    }
+
+    pub async fn events(&self, query: &[(&str, &str)]) -> Result<EventList, ClientError> {
+        let path = paths::with_query(paths::EVENTS, query.iter().copied());
+        self.traced("GET", &path, self.client.get(&path)).await
+    }
+
+    pub async fn cluster(&self) -> Result<ClusterView, ClientError> {
+        self.traced("GET", paths::CLUSTER, self.client.get(paths::CLUSTER)).await
+    }
+
+    pub async fn adopt(&self, request: &AdoptRequest) -> Result<AdoptReport, ClientError> {
+        self.traced("POST", paths::CLUSTER_ADOPT, self.client.post(paths::CLUSTER_ADOPT, request)).await
+    }
+
+    pub async fn resume(&self, requester: &Requester) -> Result<Done, ClientError> {
+        self.traced("POST", paths::CLUSTER_RESUME, self.client.post(paths::CLUSTER_RESUME, requester)).await
+    }
+
+    /// `pattern` is one of the paths with a machine's id.
+    pub async fn machine_request(
+        &self,
+        pattern: &str,
+        machine: &str,
+        requester: &Requester,
+    ) -> Result<Done, ClientError> {
+        let path = paths::fill(pattern, machine);
+        self.traced("POST", &path, self.client.post(&path, requester)).await
+    }
+
+    /// Sends a batch. If the connection breaks under way it is sent again: the request id makes it count once.
+    pub async fn change(&self, request: &ChangeRequest) -> Result<ChangeReport, ClientError> {
+        let mut attempt = 1;
+        loop {
+            let sent = self.traced("POST", paths::REQUESTS, self.client.post(paths::REQUESTS, request)).await;
+            match sent {
+                Err(error) if error.is_interrupted() && attempt < CHANGE_ATTEMPTS => attempt += 1,
+                answered => return answered,
+            }
+            tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+        }
+    }
+
+    pub async fn wait(&self, request: &WaitRequest) -> Result<NdjsonStream, ClientError> {
+        self.traced("POST", paths::WAIT, self.client.post_stream(paths::WAIT, request)).await
+    }
+
+    async fn traced<T>(
+        &self,
+        method: &str,
+        path: &str,
+        request: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        if !self.debug {
+            return request.await;
+        }
+        let started = Instant::now();
+        let result = request.await;
+        let took = started.elapsed().as_millis();
+        let server = self.client.name();
+        let outcome = result.as_ref().map_or_else(|error| format!(": {error}"), |_| String::new());
+        output::log!("DEBUG", "{method} {server} {path} took {took} ms{outcome}");
+        result
+    }
+}
+
+fn with_machine<'a>(
+    pattern: &str,
+    unit: &str,
+    machine: Option<&'a str>,
+    options: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> String {
+    let machine = machine.map(|machine| ("machine", machine));
+    paths::with_query(&paths::fill(pattern, unit), options.into_iter().chain(machine))
+}
+
+fn none_if_not_found<T>(result: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

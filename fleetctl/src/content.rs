@@ -1,0 +1,275 @@
+//! Where the text of a unit comes from: the registry, a local file, or a template of either.
+//!
+//! For `submit`, `load`, `start` and `restart`. Everything is looked up and judged before anything is sent, so that a
+//! mistake in one argument leaves the cluster as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fleet_api::client::ClientError;
+use fleet_api::v2::{Action, UnitView, Verb};
+use unit_files::{NameError, ParseError, SubmitError, UnitFile, UnitName, check_submit, client_unit_name};
+
+use crate::connection::Connection;
+use crate::output;
+
+/// Why an argument cannot become a unit; printed after `Error creating units: `. The words are those of fleet 1.0.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Api(#[from] ClientError),
+    #[error("failed getting Unit({path}) from file: {reason}")]
+    File { path: String, reason: FileError },
+    #[error(
+        "failed getting Unit({argument}) from template: unable to find template Unit({template}) in Registry or on filesystem"
+    )]
+    NoTemplate { argument: String, template: String },
+    #[error("unable to find Unit({0}) in Registry or on filesystem")]
+    Nowhere(String),
+    #[error("error Unit {0} does not seem to be a template unit")]
+    NothingToReplaceWith(String),
+    #[error(transparent)]
+    Refused(#[from] SubmitError),
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("{}", read_error(path, source))]
+    Read { path: String, source: io::Error },
+    #[error("{0}")]
+    Parse(#[from] ParseError),
+}
+
+/// In the words of the program that scripts know.
+fn read_error(path: &str, source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::IsADirectory => format!("read {path}: is a directory"),
+        io::ErrorKind::PermissionDenied => format!("open {path}: permission denied"),
+        _ => format!("open {path}: {source}"),
+    }
+}
+
+/// One argument, ready to be sent.
+#[derive(Debug)]
+pub struct Prepared {
+    pub action: Action,
+    /// As the registry had it before; none if it is new.
+    pub before: Option<UnitView>,
+    /// What was said about the text already.
+    pub warnings: Vec<String>,
+}
+
+/// Looks up the content for `arguments`, in their order; a unit named twice is taken once.
+pub async fn prepare(
+    connection: &Connection,
+    arguments: &[String],
+    verb: Verb,
+    replace: bool,
+    quiet: bool,
+) -> Result<Vec<Prepared>, ContentError> {
+    let mut seen = BTreeSet::new();
+    let mut wanted = Vec::new();
+    for argument in arguments {
+        let name = UnitName::parse(&client_unit_name(argument))?;
+        if seen.insert(name.clone()) {
+            wanted.push(Wanted { argument: argument.clone(), path: local_path(argument), name });
+        }
+    }
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    for one in &wanted {
+        names.insert(one.name.to_string());
+        names.extend(one.name.template().map(|template| template.to_string()));
+    }
+    let names: Vec<String> = names.into_iter().collect();
+    let mut known = connection.units(&names).await?;
+    let mut templates = BTreeMap::new();
+    let mut prepared = Vec::with_capacity(wanted.len());
+    for one in wanted {
+        let text = match known.get(one.name.as_str()) {
+            Some(unit) => one.of_known(unit, verb, replace)?,
+            None => Some(one.of_new(connection, &known, &mut templates).await?),
+        };
+        let mut action = Action::new(one.name.as_str(), verb);
+        let mut warnings = Vec::new();
+        if let Some(bytes) = text {
+            let checked = check_submit(&one.name, &bytes)?;
+            warnings = checked.warnings.iter().map(ToString::to_string).collect();
+            if !quiet {
+                for warning in &warnings {
+                    output::log!("WARN", "Unit {}: {warning}", one.name);
+                }
+            }
+            action.replace = replace;
+            action.text = Some(String::from_utf8_lossy(&bytes).into_owned());
+        }
+        prepared.push(Prepared { action, before: known.remove(one.name.as_str()), warnings });
+    }
+    Ok(prepared)
+}
+
+struct Wanted {
+    argument: String,
+    path: PathBuf,
+    name: UnitName,
+}
+
+impl Wanted {
+    /// The text that is to replace the stored one, if any.
+    fn of_known(&self, unit: &UnitView, verb: Verb, replace: bool) -> Result<Option<Vec<u8>>, ContentError> {
+        let template_path = self.template_path();
+        let local =
+            [Some(&self.path), template_path.as_ref()].into_iter().flatten().find(|path| path.exists());
+        if !replace {
+            if let Some(path) = local {
+                warn_if_different(unit, path, path == &self.path, &self.path);
+            }
+            return Ok(None);
+        }
+        let path = local.ok_or_else(|| ContentError::NothingToReplaceWith(self.name.to_string()))?;
+        let (bytes, file) = read_unit(path)?;
+        if file.unit_hash().to_string() == unit.hash {
+            output::line(format!("Found same Unit({}) in Registry, nothing to do", self.name))
+                .map_err(|source| file_error(path, FileError::Read { path: "stdout".into(), source }))?;
+            return Ok(None);
+        }
+        let allowed: &[&str] = match verb {
+            Verb::Submit => &["inactive"],
+            Verb::Load => &["inactive", "loaded"],
+            _ => &["inactive", "loaded", "launched"],
+        };
+        if !allowed.contains(&unit.desired.as_str()) {
+            output::note(format!(
+                "Warning: can not replace Unit({}) in state '{}', use the appropriate command",
+                self.name, unit.desired
+            ));
+            return Ok(None);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The text of a unit that the registry does not have: its file, its template there, its template's file.
+    async fn of_new(
+        &self,
+        connection: &Connection,
+        known: &BTreeMap<String, UnitView>,
+        templates: &mut BTreeMap<String, Vec<u8>>,
+    ) -> Result<Vec<u8>, ContentError> {
+        if self.path.exists() {
+            return Ok(read_unit(&self.path)?.0);
+        }
+        let Some(template) = self.name.template() else {
+            return Err(ContentError::Nowhere(self.name.to_string()));
+        };
+        let local = self.template_path().filter(|path| path.exists());
+        if let Some(unit) = known.get(template.as_str()) {
+            if let Some(path) = &local {
+                warn_if_different(unit, path, true, path);
+            }
+            if let Some(text) = templates.get(template.as_str()) {
+                return Ok(text.clone());
+            }
+            if let Some(text) = connection.text(template.as_str()).await? {
+                templates.insert(template.to_string(), text.clone());
+                return Ok(text);
+            }
+        }
+        match local {
+            Some(path) => Ok(read_unit(&path)?.0),
+            None => Err(ContentError::NoTemplate {
+                argument: self.argument.clone(),
+                template: template.to_string(),
+            }),
+        }
+    }
+
+    /// The template's file beside the argument's.
+    fn template_path(&self) -> Option<PathBuf> {
+        Some(self.path.with_file_name(self.name.template()?.as_str()))
+    }
+}
+
+/// The file that an argument means: the argument itself, with the suffix that its unit's name got.
+fn local_path(argument: &str) -> PathBuf {
+    let name = client_unit_name(argument);
+    if argument.ends_with(&name) {
+        PathBuf::from(argument)
+    } else {
+        PathBuf::from(format!("{argument}.service"))
+    }
+}
+
+fn read_unit(path: &Path) -> Result<(Vec<u8>, UnitFile), ContentError> {
+    let read = || -> Result<_, FileError> {
+        let shown = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|source| FileError::Read { path: shown, source })?;
+        let file = UnitFile::parse_bytes(&bytes)?;
+        Ok((bytes, file))
+    };
+    read().map_err(|reason| file_error(path, reason))
+}
+
+fn file_error(path: &Path, reason: FileError) -> ContentError {
+    ContentError::File { path: path.display().to_string(), reason }
+}
+
+/// Warns when stored and local text differ; nothing else changes. fleet 1.0 names the instance's path in both cases.
+fn warn_if_different(unit: &UnitView, path: &Path, is_own_file: bool, shown: &Path) {
+    match read_unit(path) {
+        Ok((_, file)) if file.unit_hash().to_string() == unit.hash => {}
+        Ok(_) => {
+            let kind = if is_own_file { "local unit file" } else { "local template unit file" };
+            output::note(format!(
+                "WARNING: Unit {} in registry differs from {kind} {}. Add --replace to override.",
+                unit.name,
+                shown.display()
+            ));
+        }
+        Err(error) => output::note(format!(
+            "WARNING: Unit {} in registry cannot be compared with the local file: {error}",
+            unit.name
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_paths_that_get_the_suffix_of_their_unit() {
+        for (argument, path) in [
+            ("foo", "foo.service"),
+            ("x/foo", "x/foo.service"),
+            ("x/foo.timer", "x/foo.timer"),
+            ("foo.target", "foo.target.service"),
+        ] {
+            assert_eq!(local_path(argument), PathBuf::from(path));
+        }
+    }
+
+    #[test]
+    fn the_template_lies_beside_the_instance() {
+        let one = Wanted {
+            argument: "d/web@1".into(),
+            path: local_path("d/web@1"),
+            name: UnitName::parse("web@1.service").unwrap(),
+        };
+        assert_eq!(one.template_path(), Some(PathBuf::from("d/web@.service")));
+    }
+
+    #[test]
+    fn a_directory_is_refused_in_the_words_of_fleet_1() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dir.service");
+        std::fs::create_dir(&path).unwrap();
+        let shown = path.display();
+        assert_eq!(
+            read_unit(&path).unwrap_err().to_string(),
+            format!("failed getting Unit({shown}) from file: read {shown}: is a directory")
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! Global flags and `FLEETCTL_*`, merged: the command line wins, an empty variable counts as unset.
+//!
+//! Flags of fleet 1.0 that have no use any more are accepted without effect or refused with the name of what replaces
+//! them, never ignored where ignoring them would do something else than asked.
+
+use std::time::Duration;
+
+use clap::Args;
+use fleet_api::client::{Endpoint, EndpointError, Timeouts};
+
+use crate::flags::go_bool;
+
+const DEFAULT_ENDPOINT: &str = "unix:///var/run/fleet.sock";
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct GlobalFlags {
+    /// Where fleetd listens: unix:///PATH, file:///PATH or http://HOST:PORT
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    pub endpoint: Option<String>,
+    /// Seconds to wait for an answer of the API
+    #[arg(long, global = true, value_name = "SECONDS", help_heading = "Global options")]
+    pub request_timeout: Option<String>,
+    /// Show the requests that are sent
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Global options")]
+    pub debug: Option<String>,
+    /// Print the version
+    #[arg(short = 'v', long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = go_bool, hide_default_value = true, value_name = "BOOL",
+          help_heading = "Global options")]
+    pub version: bool,
+    #[arg(long, global = true, hide = true)]
+    driver: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    tunnel: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    etcd_key_prefix: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    etcd_keyfile: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    etcd_certfile: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    etcd_cafile: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    key_file: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    cert_file: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    ca_file: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    ssh_username: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    ssh_timeout: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    known_hosts_file: Option<String>,
+    #[arg(long, global = true, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    strict_host_key_checking: Option<String>,
+    #[arg(long, global = true, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    experimental_api: Option<String>,
+}
+
+/// What the client is to do with all that.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub endpoint: Endpoint,
+    pub timeouts: Timeouts,
+    pub debug: bool,
+    /// Things to say before anything else.
+    pub warnings: Vec<String>,
+}
+
+/// Why no client can be made; printed after `Unable to initialize client: `.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error("unrecognized driver {0:?}")]
+    UnknownDriver(String),
+    #[error(
+        "{flag} is gone: the client speaks only the API; give --endpoint the socket of a machine's fleetd"
+    )]
+    Etcd { flag: &'static str },
+    #[error(
+        "--tunnel is not supported by this release; forward the socket with ssh -L /tmp/fleet.sock:/run/fleet.sock HOST and use --endpoint unix:///tmp/fleet.sock"
+    )]
+    Tunnel,
+    #[error("{flag}: {value:?} is not valid: {expected}")]
+    Value { flag: &'static str, value: String, expected: String },
+}
+
+impl SettingsError {
+    /// Whether the command line is at fault, not what it asks for.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, SettingsError::Value { .. })
+    }
+}
+
+impl Settings {
+    /// `variable` looks up the environment.
+    pub fn merge(
+        flags: &GlobalFlags,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Settings, SettingsError> {
+        let given = |flag: &Option<String>, name: &str| {
+            flag.clone().or_else(|| variable(&format!("FLEETCTL_{name}"))).filter(|value| !value.is_empty())
+        };
+        match given(&flags.driver, "DRIVER").as_deref() {
+            None | Some("API") => {}
+            Some("etcd") => return Err(SettingsError::Etcd { flag: "--driver=etcd" }),
+            Some(other) => return Err(SettingsError::UnknownDriver(other.to_owned())),
+        }
+        for (flag, name, shown) in [
+            (&flags.etcd_key_prefix, "ETCD_KEY_PREFIX", "--etcd-key-prefix"),
+            (&flags.etcd_keyfile, "ETCD_KEYFILE", "--etcd-keyfile"),
+            (&flags.etcd_certfile, "ETCD_CERTFILE", "--etcd-certfile"),
+            (&flags.etcd_cafile, "ETCD_CAFILE", "--etcd-cafile"),
+        ] {
+            if given(flag, name).is_some() {
+                return Err(SettingsError::Etcd { flag: shown });
+            }
+        }
+        if given(&flags.tunnel, "TUNNEL").is_some() {
+            return Err(SettingsError::Tunnel);
+        }
+        let mut warnings = Vec::new();
+        let endpoints = given(&flags.endpoint, "ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let (first, others) = endpoints.split_once(',').unwrap_or((&endpoints, ""));
+        if !others.is_empty() {
+            warnings.push(format!("multiple endpoints provided but only the first ({first}) is used"));
+        }
+        let mut timeouts = Timeouts::default();
+        if let Some(value) = given(&flags.request_timeout, "REQUEST_TIMEOUT") {
+            timeouts.response = seconds(&value)?;
+        }
+        let debug = match given(&flags.debug, "DEBUG") {
+            None => false,
+            Some(value) => go_bool(&value).map_err(|expected| SettingsError::Value {
+                flag: "--debug",
+                value,
+                expected,
+            })?,
+        };
+        Ok(Settings { endpoint: Endpoint::parse(first)?, timeouts, debug, warnings })
+    }
+}
+
+fn seconds(value: &str) -> Result<Duration, SettingsError> {
+    let read = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    read.filter(|duration| !duration.is_zero()).ok_or_else(|| SettingsError::Value {
+        flag: "--request-timeout",
+        value: value.to_owned(),
+        expected: "expected seconds, more than zero".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(variables: &[(&str, &str)], flags: &GlobalFlags) -> Result<Settings, SettingsError> {
+        Settings::merge(flags, |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_environment_and_an_empty_variable_is_unset() {
+        let endpoint = |variables: &[(&str, &str)], flag: Option<&str>| {
+            let flags = GlobalFlags { endpoint: flag.map(str::to_owned), ..GlobalFlags::default() };
+            with(variables, &flags).unwrap().endpoint.to_string()
+        };
+        assert_eq!(endpoint(&[], None), DEFAULT_ENDPOINT);
+        assert_eq!(endpoint(&[("FLEETCTL_ENDPOINT", "")], None), DEFAULT_ENDPOINT);
+        assert_eq!(endpoint(&[("FLEETCTL_ENDPOINT", "http://h:1")], None), "http://h:1");
+        assert_eq!(endpoint(&[("FLEETCTL_ENDPOINT", "http://h:1")], Some("http://i:2")), "http://i:2");
+    }
+
+    #[test]
+    fn of_several_endpoints_the_first_is_used_with_a_warning() {
+        let settings =
+            with(&[("FLEETCTL_ENDPOINT", "http://h:1,http://i:2")], &GlobalFlags::default()).unwrap();
+        assert_eq!(
+            settings.warnings,
+            ["multiple endpoints provided but only the first (http://h:1) is used"]
+        );
+    }
+
+    #[test]
+    fn what_is_gone_is_refused_with_its_replacement() {
+        let message = |name: &str, value: &str| {
+            with(&[(name, value)], &GlobalFlags::default()).unwrap_err().to_string()
+        };
+        assert!(message("FLEETCTL_DRIVER", "etcd").contains("--endpoint"));
+        assert_eq!(message("FLEETCTL_DRIVER", "api"), "unrecognized driver \"api\"");
+        assert!(message("FLEETCTL_ETCD_KEY_PREFIX", "/x").contains("speaks only the API"));
+        assert!(message("FLEETCTL_TUNNEL", "h").contains("ssh -L"));
+        assert!(message("FLEETCTL_REQUEST_TIMEOUT", "soon").contains("expected seconds"));
+        assert!(message("FLEETCTL_DEBUG", "maybe").contains("true or false"));
+    }
+}
