@@ -136,6 +136,10 @@ async fn a_thousand_rows_take_eight_transactions() {
         .await;
     assert!(report.rows.iter().all(|(_, outcome)| outcome.is_applied()) && report.is_witness_written);
     assert_eq!(fixture.registry.counters().writes() - before, 8);
+    let witness = fixture.registry.keys().key(&Key::Witness(machine("m1")));
+    let found = fixture.store.range(crate::store::Range::key(witness)).await.unwrap();
+    // Once when the machine was new, once for the pass.
+    assert_eq!(found.kvs[0].version, 2);
 }
 
 #[tokio::test(start_paused = true)]

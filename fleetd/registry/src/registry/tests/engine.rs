@@ -58,6 +58,28 @@ async fn a_group_that_builds_on_another_is_not_packed_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_group_sees_what_the_groups_before_it_wrote() {
+    let fixture = cluster().await;
+    let leader = fixture.lead("m1").await;
+    let brake = |text: &str| Group {
+        compares: Vec::new(),
+        writes: vec![Write::PutBrake(of(
+            json!({"cause": "mass-loss", "state": "engaged", "since": NOW, "text": text}),
+        ))],
+        note: None,
+    };
+    // Decided from the absence of a placement that the first group writes; writes something else.
+    let mut follower = brake("first");
+    follower.compares.push(Condition::Placement(unit("a.service"), Revision(0)));
+    let groups = [place(&unit("a.service"), "m1", 1), follower, brake("second"), brake("third")];
+    let before = fixture.registry.counters().writes();
+    let outcomes = fixture.registry.apply_groups(leader, &groups, &asked("engine@m1")).await;
+    assert_eq!(outcomes.iter().map(Outcome::is_applied).collect::<Vec<_>>(), [true, false, true, true]);
+    assert_eq!(fixture.registry.counters().writes() - before, 4);
+    assert_eq!(fixture.registry.read_all().await.unwrap().brake.unwrap().value.text, "third");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_zombie_leader_writes_nothing() {
     let fixture = cluster().await;
     let old = fixture.lead("m1").await;

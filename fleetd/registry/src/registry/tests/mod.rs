@@ -91,6 +91,13 @@ impl<S: Store + Clone> Fixture<S> {
     }
 }
 
+impl Fixture<MemoryStore> {
+    /// The same registry through a link of its own, which tests make slow.
+    fn client(&self, name: &str) -> Registry {
+        Registry::new(Arc::new(self.store.client(name)), self.registry.keys().clone(), 2)
+    }
+}
+
 fn of<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }

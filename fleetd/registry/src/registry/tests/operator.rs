@@ -184,6 +184,19 @@ async fn a_forgotten_machine_leaves_a_marker_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_that_returns_while_it_is_forgotten_is_not() {
+    let fixture = cluster().await;
+    fixture.put(&Key::Machine(machine("m1")), "{}").await;
+    let slow = fixture.client("slow");
+    let late = Injection::next(Fault::Delay(Duration::from_secs(1))).of_client("slow").after(1);
+    fixture.store.inject(late);
+    let (m1, why, who) = (machine("m1"), stamp("scrapped"), asked("op"));
+    let (said, _) = tokio::join!(slow.forget_machine(fixture.fence, &m1, &why, &who), fixture.present("m1"));
+    assert_eq!(said.unwrap(), Said::Present);
+    assert_eq!(fixture.registry.read_all().await.unwrap().machines[&m1].value.forgotten, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machine_is_confirmed_dead_only_while_it_is_not_present() {
     let fixture = cluster().await;
     let confirm = || async {

@@ -9,6 +9,7 @@ use fleet_core::{ClusterId, Epoch};
 use super::*;
 use crate::codec::{CodecError, encode};
 use crate::keys::Area;
+use crate::memory::{Fault, Injection};
 use crate::registry::follow::FeedItem;
 use crate::registry::orders::OrdersItem;
 use crate::registry::world::WorldItem;
@@ -69,6 +70,35 @@ async fn many_keys_are_read_in_pages() {
     let before = fixture.store.calls(Operation::Range);
     assert_eq!(fixture.registry.read_all().await.unwrap().units.len(), 4_500);
     assert_eq!(fixture.store.calls(Operation::Range) - before, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_between_two_pages_is_in_none() {
+    let fixture = cluster().await;
+    let record = encode(&unit_record("text"));
+    let key = |name: String| fixture.registry.keys().key(&Key::Unit(unit(&name)));
+    for chunk in 0..21 {
+        let put = |i| Op::put(key(format!("u{chunk:02}{i:02}.service")), record.clone());
+        fixture.write((0..100).map(put).collect()).await;
+    }
+    let slow = fixture.client("slow");
+    let late = Injection::next(Fault::Delay(Duration::from_secs(1))).of_client("slow").after(1);
+    fixture.store.inject(late);
+    let write = fixture.write(vec![Op::put(key("z.service".into()), record.clone())]);
+    let (snapshot, ()) = tokio::join!(slow.read(&[Area::Units]), write);
+    assert_eq!(snapshot.unwrap().units.len(), 2_100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_have_arrived_are_told_together() {
+    let fixture = cluster().await;
+    let mut feed = fixture.registry.follow(&[Area::Units]);
+    assert!(matches!(feed.next().await, FeedItem::Snapshot(_)));
+    for name in ["a.service", "b.service", "c.service"] {
+        fixture.put(&Key::Unit(unit(name)), encode(&unit_record("text"))).await;
+    }
+    let FeedItem::Changes { revision, changes } = feed.next().await else { panic!() };
+    assert_eq!((changes.len(), revision), (3, fixture.registry.read(&[Area::Units]).await.unwrap().revision));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use fleet_core::Span;
 use super::*;
 use crate::codec::encode;
 use crate::keys::EventId;
+use crate::memory::{Fault, Injection};
 use crate::registry::Outcome;
 use crate::registry::contents::Unreferenced;
 use crate::registry::events::KEPT_FOR;
@@ -86,6 +87,29 @@ async fn a_text_that_is_named_or_submitted_again_is_not_collected() {
     for text in ["kept", "again", "ordered"] {
         assert_eq!(registry.get_content(&ContentHash::of(text.as_bytes())).await.unwrap(), text);
     }
+    let last = NOW.plus(GRACE).plus(GRACE);
+    let collected = registry.collect_contents(leader, &mut unreferenced, last, GRACE).await.unwrap();
+    assert_eq!((collected.deleted, collected.waiting), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_that_is_submitted_during_its_collection_stays() {
+    let fixture = cluster().await;
+    let leader = fixture.lead("m1").await;
+    let name = unit("a.service");
+    submit(&fixture, &name, "text").await;
+    destroy(&fixture, &name).await;
+    let slow = fixture.client("slow");
+    // After the two lists, before the delete.
+    let late = Injection::next(Fault::Delay(Duration::from_secs(1))).of_client("slow").after(2);
+    fixture.store.inject(late);
+    let mut unreferenced = Unreferenced::default();
+    let (collected, ()) = tokio::join!(
+        slow.collect_contents(leader, &mut unreferenced, NOW, Span(0)),
+        submit(&fixture, &name, "text")
+    );
+    assert_eq!(collected.unwrap().deleted, 0);
+    assert_eq!(fixture.registry.get_content(&ContentHash::of(b"text")).await.unwrap(), "text");
 }
 
 #[tokio::test(start_paused = true)]
