@@ -1,1 +1,20 @@
-//! See the crate's description.
+//! fleetd: the agent, the engine and the API of one machine, in one process.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | what an operator sets |
+//! | [`identity`], [`member`] | who this machine is, and which cluster it belongs to |
+//! | [`session`] | its presence in the registry, and whether the store is trusted |
+//! | [`agent`] | makes this machine's systemd obey its orders |
+//! | [`engine`] | one elected leader turns units and machines into orders |
+//!
+//! Components do not know each other; `wire` knows them all.
+
+pub mod agent;
+pub mod clock;
+pub mod config;
+mod durable;
+pub mod engine;
+pub mod identity;
+pub mod member;
+pub mod session;

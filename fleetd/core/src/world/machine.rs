@@ -26,6 +26,12 @@ impl Lost {
         self.counted_from.plus(self.record.value.grace)
     }
 
+    /// Takes over what an earlier view of the same marker had counted.
+    pub(super) fn counts_on_from(&mut self, before: &Lost) {
+        self.counted_from = before.counted_from;
+        self.waited_again = before.waited_again;
+    }
+
     /// An election of the store resets its leases: what was lost may have been away for that reason only. Waits once
     /// more, and only once, so that an election storm cannot keep a dead machine alive.
     pub(super) fn wait_again(&mut self, now: Timestamp) {

@@ -18,7 +18,7 @@ use crate::ids::{MachineId, Revision};
 use crate::plan::Plan;
 use crate::records::{
     BrakeRecord, ClusterRecord, HoldRecord, LostRecord, MachineRecord, Order, Placement, PresenceRecord,
-    StateRow, UnitRecord, Versioned, Wanted,
+    StateRow, UnitRecord, Versioned,
 };
 use crate::time::Timestamp;
 
@@ -86,6 +86,22 @@ impl World {
             world.apply(event);
         }
         world.dirty = Dirty { all: true, ..Dirty::default() };
+        world
+    }
+
+    /// The same engine's world after a relist: what it has been counting for machines that are still lost goes on.
+    #[must_use]
+    pub fn rebuilt(&self, events: impl IntoIterator<Item = Event>) -> World {
+        let mut world = World::from_events(events);
+        for (id, view) in &mut world.machines {
+            let before = self.machines.get(id).and_then(|view| view.lost.as_ref());
+            if let (Some(lost), Some(before)) = (view.lost.as_mut(), before)
+                && lost.record.created == before.record.created
+            {
+                lost.counts_on_from(before);
+            }
+        }
+        world.raft_term = world.raft_term.max(self.raft_term);
         world
     }
 

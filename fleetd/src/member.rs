@@ -1,0 +1,114 @@
+//! The member file: which cluster this machine belongs to, and what it has seen of its store.
+//!
+//! `session` writes it when the machine joins, the agent after every pass that applied something. Without it no
+//! machine could tell an empty or rolled back store from a fresh one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fleet_core::store_trust::Member;
+use fleet_core::{ClusterId, Epoch, Revision};
+
+use crate::durable;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    #[error("cannot read the member file {}; correct its permissions", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "the member file {} is damaged ({error}); restore it from a backup. If this machine is to join its cluster \
+         anew, stop fleetd, remove the file and start it",
+        path.display()
+    )]
+    Damaged { path: PathBuf, error: serde_json::Error },
+    #[error("cannot write the member file {}; free space in the state directory or mount it writable", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// Shared by all tasks of one fleetd.
+#[derive(Clone, Debug)]
+pub struct MemberFile {
+    path: PathBuf,
+    member: Arc<Mutex<Option<Member>>>,
+}
+
+impl MemberFile {
+    /// # Errors
+    /// `Read`, `Damaged`. A missing file is a machine that never belonged to a cluster.
+    pub fn open(state_directory: &Path) -> Result<MemberFile, MemberError> {
+        let path = state_directory.join("member.json");
+        let member = match std::fs::read(&path) {
+            Ok(bytes) => Some(
+                serde_json::from_slice(&bytes)
+                    .map_err(|error| MemberError::Damaged { path: path.clone(), error })?,
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(MemberError::Read { path, source }),
+        };
+        Ok(MemberFile { path, member: Arc::new(Mutex::new(member)) })
+    }
+
+    #[must_use]
+    pub fn get(&self) -> Option<Member> {
+        self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Joins a cluster, or takes its higher epoch: witness and seen revision start anew.
+    ///
+    /// # Errors
+    /// `Write`; then nothing has changed.
+    pub fn anchor(
+        &self,
+        cluster: ClusterId,
+        epoch: Epoch,
+        witness: u64,
+        seen: Revision,
+    ) -> Result<(), MemberError> {
+        self.store(Member { cluster, epoch, store: "etcd".to_owned(), witness, seen })
+    }
+
+    /// Copies what the store has acknowledged. Call it only after the store's reply. Never goes back.
+    ///
+    /// # Errors
+    /// `Write`; then nothing has changed.
+    pub fn advance(&self, witness: u64, seen: Revision) -> Result<(), MemberError> {
+        let Some(member) = self.get() else { return Ok(()) };
+        let advanced =
+            Member { witness: member.witness.max(witness), seen: member.seen.max(seen), ..member.clone() };
+        if advanced == member { Ok(()) } else { self.store(advanced) }
+    }
+
+    fn store(&self, member: Member) -> Result<(), MemberError> {
+        let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = serde_json::to_vec_pretty(&member).expect("a member is plain data");
+        durable::replace(&self.path, &bytes)
+            .map_err(|source| MemberError::Write { path: self.path.clone(), source })?;
+        *held = Some(member);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_survives_and_never_goes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = MemberFile::open(directory.path()).unwrap();
+        assert_eq!(file.get(), None);
+        file.anchor(ClusterId::parse("c").unwrap(), Epoch(1), 3, Revision(10)).unwrap();
+        file.advance(2, Revision(12)).unwrap();
+        let again = MemberFile::open(directory.path()).unwrap().get().unwrap();
+        assert_eq!((again.witness, again.seen), (3, Revision(12)));
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_with_a_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("member.json"), "{").unwrap();
+        let refused = MemberFile::open(directory.path()).unwrap_err().to_string();
+        assert!(refused.contains("damaged") && refused.contains("restore"), "{refused}");
+    }
+}
