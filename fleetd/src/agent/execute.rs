@@ -1,0 +1,366 @@
+//! Carries out the steps of a pass. No choices are left here: a step that fails ends the steps of its unit and is
+//! reported, and nothing waits for a job to end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_core::reconcile::{FailureKind, JobKind, OnDisk, Step, StepFailure};
+use fleet_core::records::Reason;
+use fleet_systemd::{JobId, Shadow, Systemd, SystemdError};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+use unit_files::{ContentHash, RunHash, UnitName};
+
+use super::{disk, texts};
+
+/// Calls about units that are under way at once; the bus allows 128 for a connection.
+const IN_FLIGHT: usize = 64;
+/// systemd unloads a unit shortly after the last thing that kept it; how often and how long to look for that.
+const UNLOAD_LOOKS: usize = 5;
+const UNLOAD_WAIT: Duration = Duration::from_millis(10);
+/// Reloads that may follow each other at once; then one a second.
+const RELOAD_BURST: f64 = 5.0;
+
+/// What became of a step, as it happens.
+#[derive(Clone, Debug)]
+pub(super) enum StepReport {
+    Queued {
+        unit: UnitName,
+        job: JobId,
+        kind: JobKind,
+    },
+    Installed {
+        unit: UnitName,
+        on_disk: OnDisk,
+    },
+    Uninstalled {
+        unit: UnitName,
+    },
+    Pinned {
+        unit: UnitName,
+    },
+    Unpinned {
+        unit: UnitName,
+    },
+    Failed {
+        unit: UnitName,
+        failure: StepFailure,
+    },
+    /// All steps of the pass for the unit are over.
+    Finished {
+        unit: UnitName,
+    },
+}
+
+type Reports = mpsc::UnboundedSender<StepReport>;
+
+pub(super) struct Executor {
+    pub systemd: Arc<dyn Systemd>,
+    pub state_directory: PathBuf,
+    pub reloads: Arc<Mutex<ReloadBucket>>,
+}
+
+impl Clone for Executor {
+    fn clone(&self) -> Executor {
+        Executor {
+            systemd: Arc::clone(&self.systemd),
+            state_directory: self.state_directory.clone(),
+            reloads: Arc::clone(&self.reloads),
+        }
+    }
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").field("state_directory", &self.state_directory).finish_non_exhaustive()
+    }
+}
+
+/// Merges nothing by itself (a pass has at most one reload); keeps reloads apart.
+#[derive(Debug)]
+pub(super) struct ReloadBucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl ReloadBucket {
+    pub(super) fn new() -> ReloadBucket {
+        ReloadBucket { tokens: RELOAD_BURST, filled: Instant::now() }
+    }
+
+    async fn take(&mut self) {
+        let fill = |bucket: &mut ReloadBucket| {
+            let now = Instant::now();
+            let gained = now.duration_since(bucket.filled).as_secs_f64();
+            bucket.tokens = (bucket.tokens + gained).min(RELOAD_BURST);
+            bucket.filled = now;
+        };
+        fill(self);
+        if self.tokens < 1.0 {
+            tokio::time::sleep(Duration::from_secs_f64(1.0 - self.tokens)).await;
+            fill(self);
+        }
+        self.tokens -= 1.0;
+    }
+}
+
+impl Executor {
+    /// Carries out the steps of one pass, which come in their order, and reports each.
+    pub(super) async fn carry_out(self, steps: Vec<(UnitName, Step)>, reports: Reports) {
+        let mut down: BTreeMap<UnitName, Vec<Step>> = BTreeMap::new();
+        let reloading: BTreeSet<UnitName> =
+            steps.iter().filter(|(_, step)| *step == Step::Reload).map(|(unit, _)| unit.clone()).collect();
+        let (mut at_once, mut after_reload) = (Ups::default(), Ups { reloads: true, ..Ups::default() });
+        for (unit, step) in steps {
+            let up = if reloading.contains(&unit) { &mut after_reload } else { &mut at_once };
+            match step {
+                Step::Stop | Step::ResetFailed | Step::Unpin | Step::Uninstall => {
+                    down.entry(unit).or_default().push(step);
+                }
+                Step::Install { content, run_hash } => up.installs.push((unit, content, run_hash)),
+                Step::Reload => {}
+                Step::Start => up.starts.push(unit),
+            }
+        }
+        // Stops are sent first; what takes its time there, or in a reload, does not hold up the starts.
+        let ends = async {
+            let chains = down.into_iter().map(|(unit, steps)| async {
+                self.take_down(&unit, steps, &reports).await;
+                tell(&reports, StepReport::Finished { unit });
+            });
+            stream::iter(chains).buffer_unordered(IN_FLIGHT).collect::<Vec<()>>().await;
+        };
+        let begins = self.bring_up(at_once, &reports);
+        let reloads = async {
+            if !reloading.is_empty() {
+                self.bring_up(after_reload, &reports).await;
+            }
+        };
+        futures_util::future::join3(ends, begins, reloads).await;
+    }
+
+    async fn take_down(&self, unit: &UnitName, steps: Vec<Step>, reports: &Reports) {
+        let lets_go = steps.iter().any(|step| matches!(step, Step::ResetFailed | Step::Unpin));
+        for step in steps {
+            let done = match step {
+                Step::Stop => self.systemd.stop(unit).await.map(|job| {
+                    job.map(|job| StepReport::Queued { unit: unit.clone(), job, kind: JobKind::Stop })
+                }),
+                Step::ResetFailed => self.systemd.reset_failed(unit).await.map(|()| None),
+                Step::Unpin => {
+                    let unpinned = self.systemd.unpin(std::slice::from_ref(unit)).await;
+                    unpinned.map(|()| Some(StepReport::Unpinned { unit: unit.clone() }))
+                }
+                Step::Uninstall => {
+                    let removed = self.systemd.uninstall(unit).await;
+                    removed.map(|()| Some(StepReport::Uninstalled { unit: unit.clone() }))
+                }
+                Step::Install { .. } | Step::Reload | Step::Start => Ok(None),
+            };
+            match done {
+                Ok(report) => report.into_iter().for_each(|report| tell(reports, report)),
+                Err(error) => return tell(reports, failed(unit, &error, false)),
+            }
+        }
+        if lets_go {
+            self.see_unloaded(unit).await;
+        }
+    }
+
+    /// So that the next pass does not take for kept what is only not yet unloaded.
+    async fn see_unloaded(&self, unit: &UnitName) {
+        for _ in 0..UNLOAD_LOOKS {
+            match self.systemd.list(std::slice::from_ref(unit)).await {
+                Ok(found) if !found.is_empty() => tokio::time::sleep(UNLOAD_WAIT).await,
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// All texts first, then the reload if these need one, then all pins, then all starts in their order.
+    async fn bring_up(&self, up: Ups, reports: &Reports) {
+        let Ups { installs, reloads, mut starts } = up;
+        let installed = installs.into_iter().map(|(unit, content, run_hash)| async move {
+            let failure = self.install(&unit, content, run_hash).await.err();
+            (unit, OnDisk { content, run_hash: Some(run_hash), is_linked: true }, failure)
+        });
+        let installed: Vec<_> = stream::iter(installed).buffered(IN_FLIGHT).collect().await;
+        let mut ready: BTreeSet<UnitName> = starts.iter().cloned().collect();
+        let mut written = Vec::new();
+        for (unit, on_disk, failure) in installed {
+            match failure {
+                None => {
+                    tell(reports, StepReport::Installed { unit: unit.clone(), on_disk });
+                    written.push(unit);
+                }
+                Some(failure) => {
+                    ready.remove(&unit);
+                    tell(reports, StepReport::Failed { unit: unit.clone(), failure });
+                    tell(reports, StepReport::Finished { unit });
+                }
+            }
+        }
+        if reloads && !(written.is_empty() && ready.is_empty()) {
+            let mut bucket = self.reloads.lock().await;
+            bucket.take().await;
+            if let Err(error) = self.systemd.reload().await {
+                let all: BTreeSet<UnitName> = written.iter().chain(&ready).cloned().collect();
+                for unit in all {
+                    tell(reports, failed(&unit, &error, false));
+                    tell(reports, StepReport::Finished { unit });
+                }
+                return;
+            }
+        }
+        for unit in written.into_iter().filter(|unit| !ready.contains(unit)) {
+            tell(reports, StepReport::Finished { unit });
+        }
+        starts.retain(|unit| ready.contains(unit));
+        let pinned = self.pin(&starts, reports).await;
+        starts.retain(|unit| pinned.contains(unit));
+        let queued = starts.into_iter().map(|unit| async move {
+            match self.systemd.start(&unit).await {
+                Ok(job) => {
+                    tell(reports, StepReport::Queued { unit: unit.clone(), job, kind: JobKind::Start })
+                }
+                Err(error) => tell(reports, failed(&unit, &error, true)),
+            }
+            tell(reports, StepReport::Finished { unit });
+        });
+        stream::iter(queued).buffered(IN_FLIGHT).collect::<Vec<()>>().await;
+    }
+
+    async fn install(
+        &self,
+        unit: &UnitName,
+        content: ContentHash,
+        run_hash: RunHash,
+    ) -> Result<(), StepFailure> {
+        let not_done = |code: &str, text: String| StepFailure {
+            kind: FailureKind::NotDone,
+            at_start: false,
+            reason: Reason::new(code, text),
+        };
+        let directory = self.state_directory.clone();
+        let read = tokio::task::spawn_blocking(move || disk::read_content(&directory, content)).await;
+        let bytes = match read {
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Ok(None)) => {
+                return Err(not_done("content-lost", format!("contents/{content} was damaged or removed")));
+            }
+            Ok(Err(error)) => {
+                return Err(not_done("state-directory", format!("cannot read contents/{content}: {error}")));
+            }
+            Err(error) => return Err(not_done("state-directory", error.to_string())),
+        };
+        let (install, aliases) =
+            texts::install(unit, bytes, run_hash).map_err(|error| not_done("content-unreadable", error))?;
+        let of = |error: SystemdError| failure(&error, false);
+        if let Some(shadow) = self.systemd.shadowed(unit, &aliases).await.map_err(of)? {
+            let reason = Reason::new("shadowed", shadow_text(&shadow));
+            return Err(StepFailure { kind: FailureKind::Refusal, at_start: false, reason });
+        }
+        self.systemd.install(&install).await.map_err(of)
+    }
+
+    /// Pins all at once, and one by one if that fails, so that one bad name does not keep back the others. Which ones
+    /// are pinned.
+    async fn pin(&self, units: &[UnitName], reports: &Reports) -> BTreeSet<UnitName> {
+        let mut pinned = BTreeSet::new();
+        if units.is_empty() {
+            return pinned;
+        }
+        let all_at_once = self.systemd.pin(units).await;
+        for unit in units {
+            let answer = match &all_at_once {
+                Err(_) if units.len() > 1 => self.systemd.pin(std::slice::from_ref(unit)).await,
+                answer => answer.clone(),
+            };
+            match answer {
+                Ok(()) => {
+                    tell(reports, StepReport::Pinned { unit: unit.clone() });
+                    pinned.insert(unit.clone());
+                }
+                Err(error) => {
+                    tell(reports, failed(unit, &error, false));
+                    tell(reports, StepReport::Finished { unit: unit.clone() });
+                }
+            }
+        }
+        pinned
+    }
+}
+
+/// What begins in a pass: with one reload between texts and starts, or none.
+#[derive(Debug, Default)]
+struct Ups {
+    installs: Vec<(UnitName, ContentHash, RunHash)>,
+    reloads: bool,
+    starts: Vec<UnitName>,
+}
+
+fn tell(reports: &Reports, report: StepReport) {
+    // Nobody listens any more: the agent is ending, and the next one reads the state anew.
+    drop(reports.send(report));
+}
+
+fn failed(unit: &UnitName, error: &SystemdError, at_start: bool) -> StepReport {
+    StepReport::Failed { unit: unit.clone(), failure: failure(error, at_start) }
+}
+
+fn failure(error: &SystemdError, at_start: bool) -> StepFailure {
+    use FailureKind::{Conclusive, NotDone, Refusal, Unknown};
+    let (kind, code) = match error {
+        SystemdError::NoSuchUnit { .. } => (Conclusive, "no-such-unit"),
+        SystemdError::BadSetting { .. } => (Conclusive, "bad-setting"),
+        SystemdError::LoadFailed { .. } => (Conclusive, "load-failed"),
+        SystemdError::TransactionConflict { .. } => (Conclusive, "transaction-conflict"),
+        SystemdError::OnlyByDependency { .. } => (Conclusive, "only-by-dependency"),
+        SystemdError::JobTypeNotApplicable { .. } => (Conclusive, "job-not-applicable"),
+        SystemdError::Refused { .. } => (Conclusive, "refused-by-systemd"),
+        SystemdError::UnitMasked { .. } => (Refusal, "masked"),
+        SystemdError::NotOurs { .. } => (Refusal, "shadowed"),
+        SystemdError::TransactionIsDestructive { .. } => (NotDone, "job-in-the-way"),
+        SystemdError::RateLimited { .. } => (NotDone, "rate-limited"),
+        SystemdError::AccessDenied { .. } => (NotDone, "access-denied"),
+        SystemdError::File { .. } => (NotDone, "unit-directory"),
+        SystemdError::TimedOut { .. } => (Unknown, "systemd-timed-out"),
+        SystemdError::Disconnected { .. } => (Unknown, "systemd-disconnected"),
+        // `Malformed`, and what a later release adds.
+        _ => (Unknown, "systemd"),
+    };
+    StepFailure { kind, at_start, reason: Reason::new(code, describe(error)) }
+}
+
+/// With its sources, which the texts themselves leave out.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn shadow_text(shadow: &Shadow) -> String {
+    use fleet_systemd::ShadowKind;
+    let what = match shadow.kind {
+        ShadowKind::HostUnit => "this machine has a unit of its own named",
+        ShadowKind::Masked => "this machine masks",
+        ShadowKind::Alias => "this machine has an alias of another unit named",
+        ShadowKind::Template => "this machine has a template of its own named",
+        ShadowKind::Loaded => "systemd on this machine has a unit that is not fleet's named",
+    };
+    let path = if shadow.path.as_os_str().is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", shadow.path.display())
+    };
+    format!("{what} {}{path}; rename the unit, or remove the host's", shadow.name)
+}

@@ -1,0 +1,4 @@
+//! The agent on a fake systemd and a registry in memory, with the clock paused.
+
+mod harness;
+mod promises;
