@@ -10,6 +10,7 @@
 //! | [`world`] | the engine's view of the registry, with the indices that keep a pass cheap |
 //! | [`plan`] | engine: world -> groups of writes, each with its compare set and its reason |
 //! | [`reconcile`] | agent: orders + local systemd -> unit actions, reports, acknowledgements |
+//! | [`requests`] | API: what a request makes of a unit's record, and how far the cluster is with it |
 //! | [`store_trust`] | whether the store in front of us is ours, and not rolled back |
 //! | [`leadership`] | when a candidate campaigns |
 
@@ -18,6 +19,7 @@ pub mod leadership;
 pub mod plan;
 pub mod reconcile;
 pub mod records;
+pub mod requests;
 pub mod store_trust;
 pub mod time;
 pub mod world;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use unit_files::{ContentHash, Requirements, RunHash, UnitHash};
+use unit_files::{ContentHash, Requirements, RunHash, UnitHash, UnitName};
 
 use super::{Extra, Stamp, schema};
 use crate::ids::{Generation, RequestId, UnitUid};
@@ -87,6 +87,16 @@ pub struct GenerationRecord {
     pub requirements: Requirements,
     #[serde(default)]
     pub run: RunKind,
+    /// First `Description=` of the text, for lists.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+/// The template, and its version, that a unit's text was copied from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateOrigin {
+    pub unit: UnitName,
+    pub generation: Generation,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +107,9 @@ pub struct UnitRecord {
     pub current: GenerationRecord,
     /// What failover places. Only a rollout holds it back; without one it follows `current`.
     pub last_good: GenerationRecord,
+    /// Of an instance whose text was copied from a template of the registry; later changes of that do not reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateOrigin>,
     /// Earlier generations, newest first, at most five.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous: Vec<GenerationRecord>,

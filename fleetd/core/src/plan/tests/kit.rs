@@ -157,6 +157,7 @@ impl Kit {
             run_hash: file.run_hash(&[]),
             requirements,
             run: RunKind::Continuous,
+            description: String::new(),
         };
         let mut counters = old.as_ref().map(|o| o.value.counters).unwrap_or_default();
         counters.start += u64::from(desired == DesiredState::Launched);
@@ -165,6 +166,7 @@ impl Kit {
             uid,
             current: generation.clone(),
             last_good: generation,
+            template: None,
             previous: Vec::new(),
             desired,
             counters,
