@@ -46,11 +46,10 @@ packages=$(missing | tr '\n' ' ')
 [ -n "$packages" ] || exit 0
 echo "installing: $packages" >&2
 export DEBIAN_FRONTEND=noninteractive
-# Debian's etcd starts a service at once; the lab runs its own. invoke-rc.d obeys policy-rc.d where there is no
-# systemd, so a service that cannot start is no failure here.
+# Debian's etcd starts a service of its own; labs have networks of their own, so it is in nobody's way.
 install() {
     # shellcheck disable=SC2086 # one word each
-    RUNLEVEL=1 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $packages >&2
+    apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $packages >&2
 }
 # Package lists may be absent or too old to fetch from.
 if ! install; then

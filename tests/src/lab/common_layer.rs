@@ -14,7 +14,7 @@ const FLEET_GROUP: &str = "fleet:x:977:\n";
 pub(super) fn build(options: &LabOptions, layout: &Layout, tree: &Path) -> Result<(), LabError> {
     let common = layout.common();
     directory(&common)?;
-    if options.systemd_only {
+    if options.systemd_only || options.machines == 0 {
         return Ok(());
     }
     let bin = common.join("usr/bin");

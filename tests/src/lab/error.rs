@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// An error of the lab. The text is meant for a person at a terminal or in a test report.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum LabError {
     #[error("a lab needs root (namespaces, cgroups, overlay mounts): run it with sudo or as root")]
     NotRoot,
@@ -69,5 +69,12 @@ impl LabError {
             std::io::ErrorKind::NotFound => LabError::MissingProgram { program },
             _ => LabError::Spawn { program, source },
         }
+    }
+}
+
+/// As the display: a test's `unwrap` then shows the text with its line breaks.
+impl std::fmt::Debug for LabError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
     }
 }

@@ -1,6 +1,6 @@
 //! [`Lab`]: a lab as tests and the command line hold it.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -152,7 +152,8 @@ impl Lab {
         let mut lab = Self { options, layout, supervisor: 0, owned: Some(child) };
         lab.await_supervisor()?;
         lab.supervisor = supervisor_pid(&lab.layout)?;
-        if let Err(error) = call(&lab.layout, &Request::BringUp, progress) {
+        let brought_up = call(&lab.layout, &Request::BringUp, progress).and_then(|_| lab.await_all_fleetds());
+        if let Err(error) = brought_up {
             let kept = lab.keep_logs();
             return Err(match kept {
                 Ok(path) => LabError::Refused(format!("{error}\nLogs are kept in {}", path.display())),
@@ -175,6 +176,13 @@ impl Lab {
         }
         let text = std::fs::read_to_string(self.layout.supervisor_log()).unwrap_or_default();
         Err(LabError::Refused(format!("the lab's supervisor did not start:\n{}", text.trim_end())))
+    }
+
+    fn await_all_fleetds(&self) -> Result<(), LabError> {
+        if self.options.systemd_only || self.options.fleetd_may_fail {
+            return Ok(());
+        }
+        self.machines().iter().try_for_each(Machine::await_fleetd)
     }
 
     #[must_use]
@@ -378,11 +386,8 @@ fn prepare(options: &LabOptions, layout: &Layout, tree: &Path) -> Result<File, L
     }
     create_directory(&layout.directory)?;
     let lock = File::create(layout.lock()).map_err(LabError::file("create", layout.lock()))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(LabError::AlreadyUp { name: options.name.clone() }),
-        Err(TryLockError::Error(error)) => return Err(LabError::file("lock", layout.lock())(error)),
-    }
+    // Free, but for the moment in which somebody else looks whether it is.
+    lock.lock().map_err(LabError::file("lock", layout.lock()))?;
     drop(all_labs);
     let text = serde_json::to_string_pretty(options)
         .map_err(|error| LabError::Refused(format!("options cannot be written: {error}")))?;

@@ -14,6 +14,9 @@ use super::{Lab, LabError, binaries, cgroups, logs};
 /// fleetd has a start time-out of its own; stopping it takes milliseconds.
 const FLEETD_DEADLINE: Duration = Duration::from_secs(30);
 
+/// After so many attempts in a row fleetd is not going to start.
+const HOPELESS_RESTARTS: u32 = 3;
+
 /// The pid of PID 1 in the payload below `cgroup`, as this process sees it.
 pub(super) fn leader_in(cgroup: &Path) -> Option<i32> {
     let payload = cgroup.join("payload");
@@ -28,6 +31,13 @@ fn is_init_of_its_namespace(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
     pids.split_whitespace().next_back() == Some("1")
+}
+
+/// Whether PID 1 has handed over to systemd-shutdown, which ends every process.
+pub(super) fn is_shutting_down(leader: i32) -> bool {
+    // The kernel cuts names at 15 characters.
+    std::fs::read_to_string(format!("/proc/{leader}/comm"))
+        .is_ok_and(|name| name.starts_with("systemd-shutdow"))
 }
 
 /// What a command in a machine printed and how it ended.
@@ -122,6 +132,9 @@ impl<'lab> Machine<'lab> {
             return Err(LabError::MachineFrozen { machine: self.name.clone() });
         }
         let leader = self.leader()?;
+        if is_shutting_down(leader) {
+            return Err(LabError::MachineOff { machine: self.name.clone() });
+        }
         let place = cgroup.join("exec");
         std::fs::create_dir_all(&place).map_err(LabError::file("create cgroup", &place))?;
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
@@ -129,8 +142,11 @@ impl<'lab> Machine<'lab> {
         command
             .args(["-c", r#"echo 0 >"$1" || exit 71; shift; exec "$@""#, "sh"])
             .arg(place.join("cgroup.procs"))
-            .args(["nsenter", "--all", "--target", &leader.to_string(), "--"])
-            // nsenter waits for its child; killed, it takes the child along.
+            // Not nsenter's own fork: it stops itself when its child is stopped, as systemd-shutdown does to everybody, and
+            // a machine cannot end before its last process has been collected. A plain shell only waits.
+            .args(["nsenter", "--all", "--no-fork", "--target", &leader.to_string(), "--"])
+            .args(["/bin/sh", "-c", r#""$@"; exit $?"#, "sh"])
+            // Killed, the shell takes its child along.
             .args(["/usr/bin/setpriv", "--pdeathsig", "SIGKILL", "--"])
             .args(["/usr/bin/env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
             .args(["HOME=/root", "LANG=C.UTF-8", &format!("TERM={terminal}"), program]);
@@ -405,12 +421,28 @@ impl<'lab> Machine<'lab> {
     /// Waits until fleetd's service is active (its socket answers then).
     ///
     /// # Errors
-    /// [`LabError::Deadline`] after 30 s.
+    /// [`LabError::Refused`] with the end of its journal when it keeps failing or is not active after 30 s.
     pub fn await_fleetd(&self) -> Result<(), LabError> {
-        wait_for(FLEETD_DEADLINE, &format!("fleetd of {} to be active", self.name), || {
-            let state = self.property("fleetd.service", "ActiveState").ok()?;
-            (state == "active").then_some(())
-        })
+        let active = wait_for(FLEETD_DEADLINE, "fleetd to be active", || {
+            let shown =
+                self.systemctl(&["show", "--property=ActiveState,NRestarts", "fleetd.service"]).ok()?;
+            if shown.lines().any(|line| line == "ActiveState=active") {
+                return Some(true);
+            }
+            let restarts =
+                shown.lines().find_map(|line| line.strip_prefix("NRestarts="))?.parse::<u32>().ok()?;
+            (restarts >= HOPELESS_RESTARTS).then_some(false)
+        });
+        if matches!(active, Ok(true)) {
+            return Ok(());
+        }
+        let journal = self.journal("fleetd.service")?;
+        let lines: Vec<_> = journal.lines().collect();
+        Err(LabError::Refused(format!(
+            "fleetd of {} does not start; the end of its journal:\n{}",
+            self.name,
+            lines[lines.len().saturating_sub(25)..].join("\n")
+        )))
     }
 
     /// The journal of one unit, all boots, from the machine's disk; the machine may be off.

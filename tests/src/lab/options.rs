@@ -34,6 +34,8 @@ pub struct LabOptions {
     pub fleetctl_binary: Option<PathBuf>,
     /// Only systemd: neither fleetd nor fleetctl is put on the machines.
     pub systemd_only: bool,
+    /// Boot without waiting for fleetd: for tests in which it is not able to start.
+    pub fleetd_may_fail: bool,
     /// Keys of `fleetd.toml` on every machine, with their values as TOML text.
     pub config: BTreeMap<String, String>,
     pub per_machine: BTreeMap<String, MachineOptions>,
@@ -52,6 +54,7 @@ impl LabOptions {
             fleetd_binary: None,
             fleetctl_binary: None,
             systemd_only: false,
+            fleetd_may_fail: false,
             config: BTreeMap::new(),
             per_machine: BTreeMap::new(),
             etcd_arguments: Vec::new(),
@@ -90,6 +93,12 @@ impl LabOptions {
     #[must_use]
     pub fn systemd_only(mut self) -> Self {
         self.systemd_only = true;
+        self
+    }
+
+    #[must_use]
+    pub fn fleetd_may_fail(mut self) -> Self {
+        self.fleetd_may_fail = true;
         self
     }
 

@@ -68,9 +68,9 @@ pub fn run(directory: &Path, tree: &Path) -> Result<(), LabError> {
     let children = Children::default();
     children.reap_orphans();
     let mut machines = Vec::new();
-    for (name, n) in options.machine_names().into_iter().zip(1..) {
+    for name in options.machine_names() {
         mount_root(&layout, &name, tree)?;
-        machines.push(Machine::new(&options, &layout, &name, n, children.clone()));
+        machines.push(Machine::new(&options, &layout, &name, children.clone()));
     }
     let members = Members::new(&options, &layout, children);
     let listener =

@@ -6,10 +6,13 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::ready::ReadySocket;
 use super::reaper::Children;
 use super::{command_in_cgroup, network, plain_command};
-use crate::lab::layout::{Layout, machine_address};
+use crate::lab::layout::Layout;
 use crate::lab::options::LabOptions;
 use crate::lab::protocol::{Cut, MachineSnapshot, Power};
 use crate::lab::{LabError, cgroups, machine};
@@ -19,6 +22,8 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 /// systemd's own default for a unit that does not stop is 90 s.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(100);
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a machine is looked at for a shutdown it began by itself.
+const SHUTDOWN_LOOK: Duration = Duration::from_millis(100);
 /// nspawn with `--keep-unit` exits so when the machine asks for a reboot.
 const REBOOT_EXIT: i32 = 133;
 /// SIGRTMIN+4 and SIGRTMIN+5 (glibc's numbering): systemd's "power off" and "reboot". See systemd(1), SIGNALS.
@@ -47,14 +52,7 @@ struct State {
 }
 
 impl Machine {
-    pub(super) fn new(
-        options: &LabOptions,
-        layout: &Layout,
-        name: &str,
-        n: u8,
-        children: Children,
-    ) -> Arc<Self> {
-        debug_assert!(machine_address(n).is_private(), "a lab's addresses are its own");
+    pub(super) fn new(options: &LabOptions, layout: &Layout, name: &str, children: Children) -> Arc<Self> {
         Arc::new(Self {
             lab: options.name.clone(),
             name: name.to_owned(),
@@ -191,7 +189,9 @@ impl Machine {
     /// Starts nspawn, a thread that waits for its end and one that waits for the boot.
     fn launch(self: &Arc<Self>) -> Result<(), LabError> {
         cgroups::clear_member(&self.lab, &self.name)?;
-        let ready = ReadySocket::bind(&self.layout.notify_socket(&self.name))?;
+        // One socket a boot: that of a boot that was cut short may still be open.
+        let socket = format!("{}.{}", self.name, self.state().boots + 1);
+        let ready = ReadySocket::bind(&self.layout.notify_socket(&socket))?;
         let began = Instant::now();
         let child = self.spawn_nspawn(&ready)?;
         self.children.add(child.id());
@@ -215,7 +215,9 @@ impl Machine {
                     state.last_boot = Some(began.elapsed());
                 }
             }
+            drop(ready);
             machine.changed.notify_all();
+            machine.watch_shutdown(boot);
         });
         let machine = Arc::clone(self);
         std::thread::spawn(move || machine.follow(child));
@@ -244,6 +246,28 @@ impl Machine {
             .stderr(Stdio::from(errors))
             .spawn()
             .map_err(LabError::spawn("systemd-nspawn"))
+    }
+
+    /// Until boot number `boot` ends: when the machine is in the last stage of its shutdown, ends what was started in it
+    /// from the host. systemd-shutdown waits for every process, but only hears of the death of its own children; one
+    /// that came through `nsenter` would hold it for its whole time-out.
+    fn watch_shutdown(&self, boot: u32) {
+        let Ok(cgroup) = cgroups::member(&self.lab, &self.name) else { return };
+        let mut state = self.state();
+        while state.boots == boot && state.power != Power::Off {
+            drop(state);
+            if let Some(leader) =
+                machine::leader_in(&cgroup).filter(|leader| machine::is_shutting_down(*leader))
+            {
+                // The machine may be gone before either arrives, and that is what is wanted.
+                drop(cgroups::kill_all(&cgroup.join("exec")));
+                let _ = kill(Pid::from_raw(leader), Signal::SIGCHLD);
+            }
+            state = self
+                .changed
+                .wait_timeout(self.state(), SHUTDOWN_LOOK)
+                .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
     }
 
     /// Waits for the end of one boot's nspawn; boots again when the machine asked for it.
