@@ -220,6 +220,7 @@ fn frozen_machine_stands_still_and_goes_on_where_it_was() {
     wait_until(SOON, "the unit to run", || m1.is_unit_populated("work@1.service"));
     let before = (m1.invocation_id("work@1.service").unwrap(), m1.main_pid("work@1.service").unwrap());
     assert!(before.0.is_some() && before.1.is_some());
+    assert!(m1.running_units().is_superset(&["work@1.service".to_owned(), "dbus.service".to_owned()].into()));
 
     m1.freeze().unwrap();
     assert!(m1.is_unit_populated("work@1.service"));

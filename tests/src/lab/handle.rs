@@ -46,7 +46,7 @@ pub struct MachineStatus {
     pub frozen: bool,
     /// What the machine is cut from.
     pub partition: Option<String>,
-    /// Whether fleetd's service has a process; false as well where there is no fleetd.
+    /// Whether fleetd has a process; false as well where there is no fleetd.
     pub fleetd: bool,
     pub boots: u32,
     /// From the start of nspawn to systemd's "startup finished".
@@ -260,7 +260,7 @@ impl Lab {
                 power: known.power,
                 frozen: machine.is_frozen(),
                 partition: known.partition.clone(),
-                fleetd: machine.is_unit_populated("fleetd.service"),
+                fleetd: machine.is_fleetd_running(),
                 boots: known.boots,
                 last_boot_ms: known.last_boot_ms,
                 leader: machine.leader().ok(),

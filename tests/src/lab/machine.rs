@@ -249,17 +249,34 @@ impl<'lab> Machine<'lab> {
         self.run(&["cat", "/proc/sys/kernel/random/boot_id"])
     }
 
-    /// Services of `system.slice` that have a process, seen in the host's cgroup tree: costs nothing, works on a frozen
-    /// machine. A oneshot that has exited is invisible here. Empty when the machine is off.
+    /// Units of `system.slice` and the slices in it that have a process, seen in the host's cgroup tree: costs nothing,
+    /// works on a frozen machine. A oneshot that has exited is invisible here. Empty when the machine is off.
     #[must_use]
     pub fn running_units(&self) -> BTreeSet<String> {
-        let Ok(slice) = self.system_slice() else { return BTreeSet::new() };
-        let Ok(entries) = std::fs::read_dir(&slice) else { return BTreeSet::new() };
-        entries
-            .flatten()
-            .filter(|entry| cgroups::is_populated(&entry.path()))
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect()
+        let mut found = BTreeSet::new();
+        let mut slices: Vec<_> = self.system_slice().into_iter().collect();
+        while let Some(slice) = slices.pop() {
+            let Ok(entries) = std::fs::read_dir(&slice) else { continue };
+            for entry in entries.flatten().filter(|entry| cgroups::is_populated(&entry.path())) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.ends_with(".slice") {
+                    slices.push(entry.path());
+                } else {
+                    found.insert(name);
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether a process named fleetd runs in fleetd's service; one it left behind does not count.
+    #[must_use]
+    pub fn is_fleetd_running(&self) -> bool {
+        self.system_slice().is_ok_and(|slice| {
+            cgroups::pids(&slice.join("fleetd.service")).iter().any(|pid| {
+                std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fleetd")
+            })
+        })
     }
 
     /// Whether a unit has a process, seen as [`Machine::running_units`] sees it. Instances of a template live in a

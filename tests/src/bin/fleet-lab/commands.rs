@@ -118,7 +118,7 @@ fn ctl(lab: &Lab, on: Option<&str>, arguments: &[String]) -> anyhow::Result<Exit
         None => lab
             .machines()
             .into_iter()
-            .find(|machine| !machine.is_frozen() && machine.is_unit_populated("fleetd.service"))
+            .find(|machine| !machine.is_frozen() && machine.is_fleetd_running())
             .ok_or_else(|| anyhow!("no machine of lab {} runs fleetd: see fleet-lab status", lab.name()))?,
     };
     run_in_place(machine.fleetctl_command()?.args(arguments))
