@@ -1,6 +1,6 @@
 //! The registry in the words of the model: what the tasks of the shell call.
 //!
-//! Everything is said in keys and records of `fleet-core`; below is the bytes level ([`store`](crate::store)). A call
+//! Everything is said in keys and records of `fleet-core`; below is the bytes level (module `store`). A call
 //! is one or a few store calls, each bounded by the store's request time-out. Nothing here decides: conflicts, lost
 //! fences and unknown outcomes are results that the caller acts on, after reading again.
 //!
@@ -139,10 +139,17 @@ impl Registry {
         self.shared.raft_term.load(Ordering::Relaxed)
     }
 
-    /// Highest store revision seen in a linearizable answer, for the member file.
+    /// Highest store revision seen in a linearizable answer since the start or the last re-anchoring, for the member
+    /// file. A store that was rolled back does not lower it.
     #[must_use]
     pub fn seen(&self) -> Revision {
         typed(store::Revision(self.shared.revision.load(Ordering::Relaxed)))
+    }
+
+    /// The history so far was another store's.
+    fn reset_seen(&self, header: store::Header) {
+        self.shared.raft_term.store(header.raft_term, Ordering::Relaxed);
+        self.shared.revision.store(header.revision.0, Ordering::Relaxed);
     }
 
     fn key(&self, key: &Key) -> Bytes {

@@ -154,7 +154,8 @@ impl Registry {
     }
 
     /// Writes the witness anew after the cluster was re-anchored, or when a machine joins. The revision to keep as
-    /// seen; `None`: the store is held or was re-anchored again, judge again. Idempotent.
+    /// seen, from which [`seen`](Registry::seen) counts anew; `None`: the store is held or was re-anchored again, judge
+    /// again. Idempotent.
     ///
     /// # Errors
     /// `Store`.
@@ -167,7 +168,10 @@ impl Registry {
         let put = Op::put(self.key(&Key::Witness(machine.clone())), encode(witness));
         let txn = Txn::of(vec![put]).when(self.compare_cluster(fence));
         let reply = self.txn("writing this machine's witness anew", txn).await?;
-        Ok(reply.succeeded.then(|| typed(reply.header.revision)))
+        Ok(reply.succeeded.then(|| {
+            self.reset_seen(reply.header);
+            typed(reply.header.revision)
+        }))
     }
 }
 

@@ -14,7 +14,7 @@ use fleet_core::{MachineId, Revision, Timestamp};
 use unit_files::{ContentHash, UnitName};
 
 use super::entry::{self, Entry};
-use super::{ATTEMPTS, Registry, RegistryError, typed, versioned};
+use super::{ATTEMPTS, ClusterFence, Registry, RegistryError, typed, versioned};
 use crate::codec::{Record, Undecodable, decode, decode_content};
 use crate::keys::{Area, Key};
 use crate::store::{
@@ -81,6 +81,13 @@ impl Snapshot {
         self.undecodable.push(undecodable);
     }
 
+    /// What writes made from this snapshot compare; `None` under a hold, or if `cluster` was not read or cannot be.
+    #[must_use]
+    pub fn fence(&self) -> Option<ClusterFence> {
+        let cluster = self.cluster.as_ref().filter(|_| self.hold.is_none())?;
+        Some(ClusterFence { cluster: cluster.modified })
+    }
+
     /// As events for an empty [`World`](fleet_core::world::World).
     #[must_use]
     pub fn into_events(self, read_at: Timestamp) -> Vec<Event> {
@@ -142,6 +149,34 @@ impl Registry {
     /// `Store`; `Codec` if the record cannot be read.
     pub async fn read_unit(&self, unit: &UnitName) -> Result<Option<Versioned<UnitRecord>>, RegistryError> {
         self.read_record("reading a unit", &Key::Unit(unit.clone())).await
+    }
+
+    /// Some units together with `cluster` and `hold`, so that a write which is made from them has its fence: one
+    /// request for up to 126 names.
+    ///
+    /// # Errors
+    /// As [`Registry::read`].
+    pub async fn read_units(&self, units: &[UnitName]) -> Result<Snapshot, RegistryError> {
+        let asked = vec![Area::One(Key::Cluster), Area::One(Key::Hold)];
+        let mut found: Option<Snapshot> = None;
+        for names in units.chunks(MAX_TXN_OPS - asked.len()) {
+            let mut areas = asked.clone();
+            areas.extend(names.iter().map(|unit| Area::One(Key::Unit(unit.clone()))));
+            let more = self.read(&areas).await?;
+            match &mut found {
+                // Each unit's write compares its own revision, and the first answer's fence holds for all.
+                Some(found) => {
+                    found.units.extend(more.units);
+                    let units = more.undecodable.into_iter().filter(|u| matches!(u.key, Key::Unit(_)));
+                    found.undecodable.extend(units);
+                }
+                None => found = Some(more),
+            }
+        }
+        match found {
+            Some(found) => Ok(found),
+            None => self.read(&asked).await,
+        }
     }
 
     /// One unit with its placement, its orders and its state rows on all machines.

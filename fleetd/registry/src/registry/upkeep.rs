@@ -3,7 +3,7 @@
 use fleet_core::Revision;
 
 use super::{Registry, RegistryError, raw};
-use crate::store::StoreStatus;
+use crate::store::{StoreError, StoreStatus};
 
 /// Revisions between two compactions.
 pub const COMPACT_EVERY: i64 = 10_000;
@@ -22,9 +22,12 @@ impl Registry {
             return Ok(last);
         }
         let doing = "compacting the registry";
-        let at = raw(Revision(seen.0 - KEPT_REVISIONS));
-        self.store.compact(at).await.map_err(|error| RegistryError::Store { doing, error })?;
-        Ok(seen)
+        match self.store.compact(raw(Revision(seen.0 - KEPT_REVISIONS))).await {
+            Ok(()) => Ok(seen),
+            // Rolled back since: there is nothing to compact before it is adopted and has grown again.
+            Err(StoreError::FutureRevision { .. }) => Ok(last),
+            Err(error) => Err(RegistryError::Store { doing, error }),
+        }
     }
 
     /// Size, alarms and version of the store, as the answering member sees them.

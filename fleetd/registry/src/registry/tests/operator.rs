@@ -80,6 +80,39 @@ async fn a_rolled_back_store_is_held_until_it_is_adopted_under_a_higher_epoch() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_seen_revision_goes_down_by_re_anchoring_alone() {
+    let fixture = cluster().await;
+    let registry = &fixture.registry;
+    let old = fixture.store.snapshot();
+    for _ in 0..5 {
+        fixture.put(&Key::Brake, "{}").await;
+    }
+    let seen = registry.read_all().await.unwrap().revision;
+    fixture.store.restore(&old);
+    assert!(registry.read_trust_view(&machine("m1")).await.unwrap().revision < seen);
+    assert_eq!(registry.seen(), seen);
+    let anchored = registry.reanchor_witness(&machine("m1"), &witness(1), fixture.fence).await.unwrap();
+    assert!(anchored < Some(seen));
+    assert_eq!(Some(registry.seen()), anchored);
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_are_read_for_a_write_with_what_it_compares() {
+    let fixture = cluster().await;
+    let names: Vec<UnitName> = (0..200).map(|i| unit(&format!("u{i}.service"))).collect();
+    fixture.put(&Key::Unit(names[3].clone()), encode(&unit_record("text"))).await;
+    fixture.put(&Key::Unit(names[150].clone()), r#"{"v": 99}"#).await;
+    let before = fixture.registry.counters().reads();
+    let found = fixture.registry.read_units(&names).await.unwrap();
+    assert_eq!(fixture.registry.counters().reads() - before, 2);
+    assert_eq!(found.fence(), Some(fixture.fence));
+    assert_eq!(found.units.keys().collect::<Vec<_>>(), [&names[3]]);
+    assert_eq!(found.undecodable[0].key, Key::Unit(names[150].clone()));
+    fixture.put(&Key::Hold, encode(&hold("m1"))).await;
+    assert_eq!(fixture.registry.read_units(&names[..1]).await.unwrap().fence(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hold_is_not_put_into_a_store_that_was_not_judged() {
     let fixture = cluster().await;
     assert_eq!(fixture.registry.put_hold(&hold("m1"), Revision(99)).await.unwrap(), Held::Fenced);
