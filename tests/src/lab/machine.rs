@@ -8,14 +8,7 @@ use std::time::Duration;
 
 use super::layout::machine_address;
 use super::protocol::{Cut, MachineSnapshot, Power, Request};
-use super::wait::wait_for;
-use super::{Lab, LabError, binaries, cgroups, logs};
-
-/// fleetd has a start time-out of its own; stopping it takes milliseconds.
-const FLEETD_DEADLINE: Duration = Duration::from_secs(30);
-
-/// After so many attempts in a row fleetd is not going to start.
-const HOPELESS_RESTARTS: u32 = 3;
+use super::{Lab, LabError, cgroups, logs};
 
 /// The pid of PID 1 in the payload below `cgroup`, as this process sees it.
 pub(super) fn leader_in(cgroup: &Path) -> Option<i32> {
@@ -51,8 +44,8 @@ pub struct ExecOutput {
 /// One machine. Cheap to make; holds nothing but names.
 #[derive(Debug, Clone)]
 pub struct Machine<'lab> {
-    lab: &'lab Lab,
-    name: String,
+    pub(super) lab: &'lab Lab,
+    pub(super) name: String,
     n: u8,
 }
 
@@ -111,14 +104,6 @@ impl<'lab> Machine<'lab> {
     /// [`LabError::MachineOff`].
     pub fn bus_address(&self) -> Result<String, LabError> {
         Ok(format!("unix:path={}", self.live_path("/run/dbus/system_bus_socket")?.display()))
-    }
-
-    /// Where the host reaches fleetd's socket of this machine.
-    ///
-    /// # Errors
-    /// [`LabError::MachineOff`].
-    pub fn fleet_socket(&self) -> Result<PathBuf, LabError> {
-        self.live_path("/run/fleet.sock")
     }
 
     /// A command that runs `program` in the machine: in its namespaces and below its cgroup (it freezes and dies with
@@ -193,30 +178,6 @@ impl<'lab> Machine<'lab> {
         self.run(&[&["systemctl"], arguments].concat())
     }
 
-    /// `fleetctl` of the host, talking to this machine's fleetd: it reads the caller's files and runs in the caller's
-    /// directory.
-    ///
-    /// # Errors
-    /// Without a fleetctl, and as [`Machine::command`].
-    pub fn fleetctl_command(&self) -> Result<Command, LabError> {
-        if self.is_frozen() {
-            return Err(LabError::MachineFrozen { machine: self.name.clone() });
-        }
-        let given = self.lab.options().fleetctl_binary.as_deref();
-        let mut command = Command::new(binaries::locate("fleetctl", "FLEETCTL_BIN", given)?);
-        command.env("FLEETCTL_ENDPOINT", format!("unix://{}", self.fleet_socket()?.display()));
-        Ok(command)
-    }
-
-    /// Runs `fleetctl` (see [`Machine::fleetctl_command`]); how it ends is for the caller to judge.
-    ///
-    /// # Errors
-    /// When it cannot be run at all.
-    pub fn fleetctl(&self, arguments: &[&str]) -> Result<ExecOutput, LabError> {
-        let mut command = self.fleetctl_command()?;
-        collect(command.args(arguments))
-    }
-
     /// A property of a unit as `systemctl show` prints it; empty when there is none.
     ///
     /// # Errors
@@ -267,16 +228,6 @@ impl<'lab> Machine<'lab> {
             }
         }
         found
-    }
-
-    /// Whether a process named fleetd runs in fleetd's service; one it left behind does not count.
-    #[must_use]
-    pub fn is_fleetd_running(&self) -> bool {
-        self.system_slice().is_ok_and(|slice| {
-            cgroups::pids(&slice.join("fleetd.service")).iter().any(|pid| {
-                std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fleetd")
-            })
-        })
     }
 
     /// Whether a unit has a process, seen as [`Machine::running_units`] sees it. Instances of a template live in a
@@ -393,75 +344,6 @@ impl<'lab> Machine<'lab> {
         Ok(self.snapshot()?.last_boot_ms.map(Duration::from_millis))
     }
 
-    /// SIGKILL to fleetd's main process; systemd starts it again after its `RestartSec`.
-    ///
-    /// # Errors
-    /// As [`Machine::run`].
-    pub fn fleetd_kill(&self) -> Result<(), LabError> {
-        self.systemctl(&["kill", "--kill-whom=main", "--signal=SIGKILL", "fleetd.service"]).map(drop)
-    }
-
-    /// # Errors
-    /// As [`Machine::run`].
-    pub fn fleetd_stop(&self) -> Result<(), LabError> {
-        self.systemctl(&["stop", "fleetd.service"]).map(drop)
-    }
-
-    /// Returns when fleetd has said that it is ready.
-    ///
-    /// # Errors
-    /// As [`Machine::run`].
-    pub fn fleetd_start(&self) -> Result<(), LabError> {
-        self.systemctl(&["start", "fleetd.service"]).map(drop)
-    }
-
-    /// Returns when the new fleetd has said that it is ready.
-    ///
-    /// # Errors
-    /// As [`Machine::run`].
-    pub fn fleetd_restart(&self) -> Result<(), LabError> {
-        self.systemctl(&["restart", "fleetd.service"]).map(drop)
-    }
-
-    /// Puts another binary in fleetd's place, as a package does (rename over it), and restarts fleetd.
-    ///
-    /// # Errors
-    /// When the file cannot be copied, or as [`Machine::run`].
-    pub fn fleetd_replace(&self, binary: &Path) -> Result<(), LabError> {
-        let fresh = self.disk_path("/usr/bin/.fleetd.new");
-        std::fs::copy(binary, &fresh).map_err(LabError::file("copy", binary))?;
-        let target = self.disk_path("/usr/bin/fleetd");
-        std::fs::rename(&fresh, &target).map_err(LabError::file("rename", fresh))?;
-        self.fleetd_restart()
-    }
-
-    /// Waits until fleetd's service is active (its socket answers then).
-    ///
-    /// # Errors
-    /// [`LabError::Refused`] with the end of its journal when it keeps failing or is not active after 30 s.
-    pub fn await_fleetd(&self) -> Result<(), LabError> {
-        let active = wait_for(FLEETD_DEADLINE, "fleetd to be active", || {
-            let shown =
-                self.systemctl(&["show", "--property=ActiveState,NRestarts", "fleetd.service"]).ok()?;
-            if shown.lines().any(|line| line == "ActiveState=active") {
-                return Some(true);
-            }
-            let restarts =
-                shown.lines().find_map(|line| line.strip_prefix("NRestarts="))?.parse::<u32>().ok()?;
-            (restarts >= HOPELESS_RESTARTS).then_some(false)
-        });
-        if matches!(active, Ok(true)) {
-            return Ok(());
-        }
-        let journal = self.journal("fleetd.service")?;
-        let lines: Vec<_> = journal.lines().collect();
-        Err(LabError::Refused(format!(
-            "fleetd of {} does not start; the end of its journal:\n{}",
-            self.name,
-            lines[lines.len().saturating_sub(25)..].join("\n")
-        )))
-    }
-
     /// The journal of one unit, all boots, from the machine's disk; the machine may be off.
     ///
     /// # Errors
@@ -493,7 +375,7 @@ impl<'lab> Machine<'lab> {
         cgroups::member(self.lab.name(), &self.name)
     }
 
-    fn system_slice(&self) -> Result<PathBuf, LabError> {
+    pub(super) fn system_slice(&self) -> Result<PathBuf, LabError> {
         Ok(self.cgroup()?.join("payload/system.slice"))
     }
 
@@ -508,7 +390,7 @@ impl<'lab> Machine<'lab> {
 }
 
 /// Runs a command without input and collects its output.
-fn collect(command: &mut Command) -> Result<ExecOutput, LabError> {
+pub(super) fn collect(command: &mut Command) -> Result<ExecOutput, LabError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().map_err(LabError::spawn(&program))?;
     Ok(ExecOutput {

@@ -17,6 +17,7 @@ mod cgroups;
 mod common_layer;
 mod error;
 mod etcd;
+mod fleetd;
 mod handle;
 mod layout;
 mod logs;
