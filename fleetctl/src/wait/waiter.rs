@@ -1,16 +1,12 @@
-//! Waiting until the cluster has done what was asked.
+//! The judgement of a wait: lines of the server's stream and the passing of time go in, settled units come out.
 //!
-//! [`Waiter`] is the judgement, without I/O: lines of the server's stream and the passing of time go in, settled units
-//! come out. [`wait`] feeds it, and opens the stream again when it breaks, until the time is over.
+//! Fed by [`super::wait`] only. No I/O and no clock: the time is an argument.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fleet_api::v2::{Phase, Progress, WaitFor, WaitLine, WaitRequest, WaitUnit};
+use fleet_api::v2::{Phase, Progress, WaitLine};
 use tokio::time::Instant;
-
-use crate::connection::Connection;
-use crate::output::progress::Live;
 
 /// How long a unit has to stay without a machine before it counts: a machine that just comes back, or a conflict that
 /// is just being cleared, must not fail a start. The promise is an answer within 5 s.
@@ -18,9 +14,6 @@ const UNPLACEABLE_FOR: Duration = Duration::from_secs(3);
 /// How long nobody may lead, or the registry be silent, before that is the answer. A leader's lease is 5 s, so that a
 /// change of leaders is over well before.
 const SILENT_FOR: Duration = Duration::from_secs(15);
-/// Between two attempts to open the stream again.
-const BETWEEN_STREAMS: Duration = Duration::from_millis(500);
-
 /// How the wait for one unit ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -71,7 +64,7 @@ pub struct Waiter {
     pending: BTreeMap<String, Pending>,
     leaderless_since: Option<Instant>,
     registry_silent_since: Option<Instant>,
-    deadline: Instant,
+    pub deadline: Instant,
 }
 
 impl Waiter {
@@ -106,7 +99,10 @@ impl Waiter {
         let pending = self.pending.get_mut(&unit)?;
         let wants_destroyed = self.goal.desired == "destroyed";
         let is_gone = progress.phase == Phase::Gone;
-        let other_wish = !progress.desired.is_empty() && progress.desired != self.goal.desired;
+        // Before the engine has judged the record, what is reported may still be that of an older one.
+        let other_wish = progress.phase != Phase::WaitingForEngine
+            && !progress.desired.is_empty()
+            && progress.desired != self.goal.desired;
         let outcome = if is_gone || (progress.done && wants_destroyed) {
             if wants_destroyed { Outcome::Done(progress) } else { Outcome::Superseded(progress) }
         } else if other_wish {
@@ -124,6 +120,11 @@ impl Waiter {
         };
         self.pending.remove(&unit);
         Some((unit, outcome))
+    }
+
+    /// A new stream begins with what is so; what an earlier one said may be over.
+    pub fn forget_silence(&mut self) {
+        (self.leaderless_since, self.registry_silent_since) = (None, None);
     }
 
     /// What the passing of time settles.
@@ -169,7 +170,7 @@ impl Waiter {
     }
 
     /// Everything that is left ends with the same outcome.
-    fn end(&mut self, outcome: &Outcome) -> Vec<(String, Outcome)> {
+    pub fn end(&mut self, outcome: &Outcome) -> Vec<(String, Outcome)> {
         std::mem::take(&mut self.pending).into_keys().map(|unit| (unit, outcome.clone())).collect()
     }
 }
@@ -177,99 +178,6 @@ impl Waiter {
 /// Keeps the first moment of a state that goes on.
 fn since(at: &mut Option<Instant>, is: bool, now: Instant) {
     *at = if is { at.or(Some(now)) } else { None };
-}
-
-/// Waits for `units` and reports each as it settles. Bounded by `limit`.
-///
-/// # Errors
-/// Only what `settled` returns: everything else is an outcome.
-pub async fn wait<E>(
-    connection: &Connection,
-    goal: Goal,
-    units: Vec<WaitUnit>,
-    limit: Duration,
-    live: &mut Live,
-    mut settled: impl FnMut(&mut Live, &str, &Outcome) -> Result<(), E>,
-) -> Result<(), E> {
-    let deadline = Instant::now() + limit;
-    let mut waiter = Waiter::new(goal, units.iter().map(|unit| unit.unit.clone()), deadline);
-    let mut report = |live: &mut Live, ended: Vec<(String, Outcome)>| {
-        for (unit, outcome) in ended {
-            live.remove(&unit);
-            settled(live, &unit, &outcome)?;
-        }
-        Ok(())
-    };
-    let mut trouble = String::new();
-    while !waiter.is_over() {
-        let left = units.iter().filter(|unit| waiter.is_pending(&unit.unit)).cloned().collect();
-        let request = WaitRequest { units: left, until: WaitFor::Done };
-        let opened = tokio::select! {
-            opened = connection.wait(&request) => opened,
-            () = tokio::time::sleep_until(deadline) => break,
-        };
-        let mut stream = match opened {
-            Ok(stream) => stream,
-            Err(error) if error.api().is_some_and(|(status, _)| status < 500) => {
-                // The server understood and refuses: asking again would get the same answer.
-                return report(live, waiter.end(&Outcome::Unreachable(error.to_string())));
-            }
-            Err(error) => {
-                trouble = error.to_string();
-                tokio::time::sleep_until(deadline.min(Instant::now() + BETWEEN_STREAMS)).await;
-                if Instant::now() >= deadline {
-                    break;
-                }
-                continue;
-            }
-        };
-        trouble.clear();
-        while !waiter.is_over() {
-            live.draw();
-            let next = tokio::select! {
-                next = stream.next::<WaitLine>() => Some(next),
-                () = tokio::time::sleep_until(waiter.next_tick()) => None,
-            };
-            let ended = match next {
-                None => waiter.tick(Instant::now()),
-                Some(Ok(Some(WaitLine::Error { error }))) => {
-                    trouble = error.to_string();
-                    break;
-                }
-                Some(Ok(Some(line))) => {
-                    if let WaitLine::Progress(progress) = &line {
-                        live.set(&progress.unit, crate::report::waits_for(progress));
-                    }
-                    waiter.line(line, Instant::now()).into_iter().collect()
-                }
-                Some(Ok(None)) => break,
-                Some(Err(error)) => {
-                    trouble = error.to_string();
-                    break;
-                }
-            };
-            report(live, ended)?;
-        }
-        // A stream that ended early is opened again, but not in a tight loop.
-        if !waiter.is_over() {
-            tokio::time::sleep_until(deadline.min(Instant::now() + BETWEEN_STREAMS)).await;
-            let ended = waiter.tick(Instant::now());
-            if trouble.is_empty() {
-                report(live, ended)?;
-            } else if Instant::now() >= deadline {
-                let ended = ended
-                    .into_iter()
-                    .map(|(unit, _)| (unit, Outcome::Unreachable(trouble.clone())))
-                    .collect();
-                return report(live, ended);
-            } else {
-                report(live, ended)?;
-            }
-        }
-    }
-    let rest =
-        if trouble.is_empty() { waiter.tick(deadline) } else { waiter.end(&Outcome::Unreachable(trouble)) };
-    report(live, rest)
 }
 
 #[cfg(test)]
