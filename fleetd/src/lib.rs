@@ -6,6 +6,7 @@
 //! | [`identity`], [`member`] | who this machine is, and which cluster it belongs to |
 //! | [`session`] | its presence in the registry, and whether the store is trusted |
 //! | [`agent`] | makes this machine's systemd obey its orders |
+//! | [`notify`] | what systemd is told |
 //! | [`engine`] | one elected leader turns units and machines into orders |
 //!
 //! Components do not know each other; `wire` knows them all.
@@ -17,4 +18,6 @@ mod durable;
 pub mod engine;
 pub mod identity;
 pub mod member;
+pub mod notify;
 pub mod session;
+pub mod wire;

@@ -18,6 +18,8 @@ use fleet_registry::store::LeaseId;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use task::chain;
+
 use crate::clock::Clock;
 use crate::member::MemberFile;
 

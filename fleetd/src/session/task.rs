@@ -327,7 +327,8 @@ async fn held(lease: &mut watch::Receiver<LeaseState>) -> Option<LeaseId> {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

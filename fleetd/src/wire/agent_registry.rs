@@ -1,0 +1,252 @@
+//! The typed registry, fitted to what the agent asks for.
+//!
+//! Judges every view of the store against the member file before the agent sees it, compares the machine's presence
+//! and the judged cluster in every write, and copies witness and seen revision to disk after the store's reply.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fleet_core::MachineId;
+use fleet_core::reconcile::{OrderSource, Orders};
+use fleet_core::records::{Extra, SCHEMA, StateRow, WitnessRecord};
+use fleet_core::store_trust::{StoreView, Trust, judge};
+use fleet_registry::registry::commit::{Acknowledgement, AgentCommit};
+use fleet_registry::registry::orders::{OrdersItem, OrdersStream, OrdersView};
+use fleet_registry::registry::Outcome;
+use fleet_registry::{ClusterFence, Registry, RegistryError};
+use fleet_registry::keys::Area;
+use tokio::sync::{Notify, watch};
+use unit_files::{ContentHash, UnitName};
+
+use crate::agent::{
+    AgentRegistry, Committed, FeedEvent, FeedView, OrdersFeed, RegistryFault, Report,
+};
+use crate::member::MemberFile;
+use crate::session::SessionState;
+
+#[derive(Clone, Debug)]
+pub struct WiredRegistry {
+    pub registry: Registry,
+    pub machine: MachineId,
+    pub member: MemberFile,
+    pub session: watch::Receiver<SessionState>,
+    /// Told when a view does not fit the member file.
+    pub doubt: Arc<Notify>,
+    /// Of the view that the agent decides from.
+    pub fence: Arc<Mutex<Option<ClusterFence>>>,
+}
+
+fn fault(doing: &'static str, error: &dyn std::error::Error) -> RegistryFault {
+    RegistryFault { doing, why: crate::session::chain(error) }
+}
+
+#[async_trait]
+impl AgentRegistry for WiredRegistry {
+    fn follow(&self) -> Box<dyn OrdersFeed> {
+        Box::new(WiredFeed {
+            stream: self.registry.follow_orders(&self.machine),
+            wired: self.clone(),
+            view: None,
+            orders: Orders::none(fleet_core::Revision(0)),
+            trust: Trust::Empty,
+            is_suspicious: false,
+        })
+    }
+
+    async fn rows(&self) -> Result<BTreeMap<UnitName, StateRow>, RegistryFault> {
+        const DOING: &str = "reading this machine's rows";
+        let area = [Area::StatesOf(self.machine.clone())];
+        let mut snapshot = self.registry.read(&area).await.map_err(|error| fault(DOING, &error))?;
+        let rows = snapshot.states.remove(&self.machine).unwrap_or_default();
+        Ok(rows.into_iter().map(|(unit, row)| (unit, row.value)).collect())
+    }
+
+    async fn content(&self, hash: ContentHash) -> Result<Option<Bytes>, RegistryFault> {
+        match self.registry.get_content(&hash).await {
+            Ok(text) => Ok(Some(Bytes::from(text))),
+            Err(RegistryError::ContentMissing(_)) => Ok(None),
+            Err(error) => Err(fault("fetching a text", &error)),
+        }
+    }
+
+    async fn commit(&self, report: Report) -> Result<Committed, RegistryFault> {
+        let Some(presence) = self.session.borrow().presence.clone() else {
+            let fenced = Some("this machine is not present in the registry".to_owned());
+            return Ok(Committed { fenced, ..Committed::default() });
+        };
+        let fence = *self.fence.lock().unwrap_or_else(PoisonError::into_inner);
+        if report.is_of_pass && fence.is_none() {
+            let fenced = Some("the store is not trusted".to_owned());
+            return Ok(Committed { fenced, ..Committed::default() });
+        }
+        let member = self.member.get();
+        let raised = member.filter(|_| report.is_of_pass).map(|member| WitnessRecord {
+            v: SCHEMA,
+            epoch: member.epoch,
+            passes: member.witness + 1,
+            extra: Extra::new(),
+        });
+        let passes = raised.as_ref().map_or(0, |witness| witness.passes);
+        let acks = report.acknowledgements.iter();
+        let commit = AgentCommit {
+            machine: self.machine.clone(),
+            presence: presence.created,
+            pass: fence.filter(|_| report.is_of_pass),
+            witness: raised,
+            rows: report.rows,
+            acknowledgements: acks
+                .map(|ack| Acknowledgement { unit: ack.unit.clone(), order: ack.modified })
+                .collect(),
+        };
+        let done = self.registry.commit(commit).await;
+        if let Some(revision) = done.revision {
+            let witness = if done.is_witness_written { passes } else { 0 };
+            if let Err(error) = self.member.advance(witness, revision) {
+                tracing::error!(%error, "what the store has acknowledged cannot be kept");
+            }
+        }
+        let unknown = done.rows.iter().chain(&done.acknowledgements).find_map(|(_, outcome)| match outcome {
+            Outcome::Unknown(error) | Outcome::Failed(error) => Some(error.clone()),
+            _ => None,
+        });
+        let fenced = done.is_fenced().then(|| "presence lost, or the store held or re-anchored".to_owned());
+        if fenced.is_some() {
+            self.doubt.notify_one();
+        }
+        let committed = Committed {
+            rows: applied(&done.rows).collect(),
+            acknowledged: done
+                .acknowledgements
+                .iter()
+                .filter(|(_, outcome)| outcome.is_applied() || *outcome == Outcome::Conflict)
+                .map(|(unit, _)| unit.clone())
+                .collect(),
+            fenced,
+        };
+        match unknown {
+            Some(error) if committed.rows.is_empty() && committed.acknowledged.is_empty() => {
+                Err(fault("reporting this machine's units", &error))
+            }
+            _ => Ok(committed),
+        }
+    }
+}
+
+fn applied(outcomes: &[(UnitName, Outcome)]) -> impl Iterator<Item = UnitName> + '_ {
+    outcomes.iter().filter(|(_, outcome)| outcome.is_applied()).map(|(unit, _)| unit.clone())
+}
+
+#[derive(Debug)]
+struct WiredFeed {
+    stream: OrdersStream,
+    wired: WiredRegistry,
+    view: Option<OrdersView>,
+    orders: Orders,
+    trust: Trust,
+    /// The list is older than what this machine has seen.
+    is_suspicious: bool,
+}
+
+#[async_trait]
+impl OrdersFeed for WiredFeed {
+    async fn changed(&mut self) -> FeedEvent {
+        // Dropped half way it starts over: the view is kept, and so is the suspicion.
+        while self.is_suspicious {
+            self.settle_suspicion().await;
+            if !self.is_suspicious {
+                return FeedEvent::Changed;
+            }
+        }
+        match self.stream.next().await {
+            OrdersItem::Snapshot { view, .. } => {
+                let trust = self.judge(&view, true);
+                let seen = self.wired.member.get().map(|member| member.seen);
+                self.is_suspicious = seen.is_some_and(|seen| view.revision < seen) && matches!(trust, Trust::Held { .. });
+                self.view = Some(*view);
+                self.take(trust);
+                FeedEvent::Changed
+            }
+            OrdersItem::Changes { revision, changes } => {
+                if let Some(mut view) = self.view.take() {
+                    for change in changes {
+                        view.apply(change);
+                    }
+                    view.revision = view.revision.max(revision);
+                    let trust = self.judge(&view, false);
+                    self.view = Some(view);
+                    self.take(trust);
+                }
+                FeedEvent::Changed
+            }
+            OrdersItem::Disconnected { error } => FeedEvent::Disconnected { why: error.to_string() },
+        }
+    }
+
+    fn view(&self) -> Option<FeedView<'_>> {
+        self.view.as_ref().map(|_| FeedView { orders: &self.orders, trust: &self.trust })
+    }
+}
+
+impl WiredFeed {
+    /// Makes the agent's orders of the view.
+    fn take(&mut self, trust: Trust) {
+        let Some(view) = &self.view else { return };
+        self.trust = trust;
+        let fits = self.trust.may_act();
+        let fence = view.fence().filter(|_| fits);
+        *self.wired.fence.lock().unwrap_or_else(PoisonError::into_inner) = fence;
+        if !fits {
+            // The session reads the store itself, and joins, holds or re-anchors.
+            self.wired.doubt.notify_one();
+        }
+        self.orders = Orders {
+            by_unit: view.orders.clone(),
+            frozen: view.frozen.iter().map(|(unit, why)| (unit.clone(), why.error.to_string())).collect(),
+            revision: view.revision,
+            source: OrderSource::Registry,
+        };
+    }
+
+    fn judge(&self, view: &OrdersView, is_list: bool) -> Trust {
+        let seen = match view.trust() {
+            Ok(seen) => seen,
+            Err(error) => return Trust::Held { why: error.to_string() },
+        };
+        let Some(member) = self.wired.member.get() else {
+            // The session has not joined yet; its word counts.
+            return judge(None, seen);
+        };
+        // A list is linearizable: unless this machine's own commits have overtaken it, it holds all that the disk
+        // knows. A change proves nothing of the kind, because a witness written meanwhile may still be on its way.
+        if is_list && view.revision >= member.seen {
+            return judge(Some(&member), seen);
+        }
+        if is_list {
+            // Either overtaken by a commit while it was read, or rolled back: `changed` finds out which.
+            return Trust::Held { why: "the store is being judged again".to_owned() };
+        }
+        let witness = WitnessRecord { passes: member.witness, ..WitnessRecord::default() };
+        judge(Some(&member), StoreView { witness: Some(&witness), revision: member.seen, ..seen })
+    }
+
+    /// Reads the store once more, with what the disk knew before the read began.
+    async fn settle_suspicion(&mut self) {
+        let before = self.wired.member.get();
+        match self.wired.registry.read_trust_view(&self.wired.machine).await {
+            Ok(view) => {
+                let trust = judge(before.as_ref(), view.view());
+                self.is_suspicious = false;
+                self.take(trust);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the store cannot be judged; nothing is applied");
+                tokio::time::sleep(SUSPICION_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Between two attempts to judge a store that looks older than it should.
+const SUSPICION_RETRY: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,0 +1,242 @@
+//! Where the components meet: the only place that knows all of them.
+//!
+//! `main` and the simulator hand in a store, a systemd and a clock; [`Daemon::start`] makes the tasks and the handles
+//! and puts them in one supervised set that ends on one token.
+
+mod agent_registry;
+
+use std::sync::{Arc, Mutex};
+
+use fleet_core::leadership::KNOWN_FEATURES;
+use fleet_core::records::{Extra, PresenceRecord, SCHEMA};
+use fleet_registry::Registry;
+use fleet_registry::keys::{Keys, PrefixError};
+use fleet_registry::lease::StartLeaseError;
+use fleet_registry::store::Store;
+use fleet_systemd::Systemd;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::{self, EngineHandle, EngineOptions, LeaseMaker};
+use crate::identity::{Identity, default_address};
+use crate::member::{MemberError, MemberFile};
+use crate::session::{self, SessionHandle, SessionOptions};
+use agent_registry::WiredRegistry;
+
+/// Release, as lists and headers show it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a daemon is made of.
+pub struct DaemonOptions {
+    pub config: Config,
+    pub identity: Identity,
+    pub store: Arc<dyn Store>,
+    /// Makes leases that nothing delays: on threads of their own, or on tasks in a simulation.
+    pub lease: LeaseMaker,
+    pub systemd: Arc<dyn Systemd>,
+    pub clock: Clock,
+}
+
+impl std::fmt::Debug for DaemonOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DaemonOptions").field("config", &self.config).field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    #[error(transparent)]
+    Lease(#[from] StartLeaseError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("cannot make the state directory {}; mount it writable", path.display())]
+    StateDirectory { path: std::path::PathBuf, source: std::io::Error },
+}
+
+/// A running fleetd. Dropping it ends its tasks like SIGKILL would; [`Daemon::stop`] ends them in order. Neither
+/// touches a unit.
+#[derive(Debug)]
+pub struct Daemon {
+    pub registry: Registry,
+    pub session: SessionHandle,
+    pub agent: AgentHandle,
+    pub engine: EngineHandle,
+    /// One line for systemd.
+    pub status: watch::Receiver<String>,
+    pub shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Daemon {
+    /// Starts every task. Returns as soon as systemd is subscribed and the state directory read, whatever the registry
+    /// does.
+    ///
+    /// # Errors
+    /// The state directory cannot be used; systemd's answers make no sense; no thread for the lease.
+    pub async fn start(options: DaemonOptions) -> Result<Daemon, StartError> {
+        let DaemonOptions { config, identity, store, lease, systemd, clock } = options;
+        let state_directory = config.state_directory.clone();
+        std::fs::create_dir_all(&state_directory)
+            .map_err(|source| StartError::StateDirectory { path: state_directory.clone(), source })?;
+        let seed = seed(&identity);
+        let registry = Registry::new(store, Keys::new(&config.etcd_key_prefix)?, seed);
+        let member = MemberFile::open(&state_directory)?;
+        let shutdown = CancellationToken::new();
+        let doubt = Arc::new(Notify::new());
+        let mut tasks = JoinSet::new();
+
+        let systemd_version = systemd.environment().await.map(|e| e.version).unwrap_or_default();
+        let (session, serve) = session::start(SessionOptions {
+            registry: registry.clone(),
+            member: member.clone(),
+            clock: clock.clone(),
+            presence: presence(&config, &identity, systemd_version),
+            lease: lease("fleet-presence", config.lease_ttl())?,
+            doubt: Arc::clone(&doubt),
+            seed,
+            shutdown: shutdown.clone(),
+        });
+        tasks.spawn(serve);
+
+        let wired = WiredRegistry {
+            registry: registry.clone(),
+            machine: identity.machine.clone(),
+            member,
+            session: session.state.clone(),
+            doubt,
+            fence: Arc::new(Mutex::new(None)),
+        };
+        let agent_clock = clock.clone();
+        let agent_options = AgentOptions {
+            units_directory: config.units_directory.clone(),
+            features: KNOWN_FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
+            offline_start_after: config.offline_start_after,
+            clock: Arc::new(move || agent_clock.now()),
+            ..AgentOptions::new(state_directory)
+        };
+        let (agent, agent_handle) = Agent::open(agent_options, systemd, Arc::new(wired)).await?;
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = agent.run(stop.clone()).await {
+                error!(error = session::chain(&error), "the agent has ended; units keep running");
+                // Without its agent a machine only pretends to be a member: let systemd start it anew.
+                stop.cancel();
+            }
+        });
+
+        let (engine, serve) = engine::start(EngineOptions {
+            registry: registry.clone(),
+            clock: clock.clone(),
+            machine: identity.machine.clone(),
+            version: VERSION.to_owned(),
+            role: config.engine,
+            grace: config.eviction_grace(),
+            session: session.state.clone(),
+            lease,
+            seed: seed.rotate_left(17),
+            shutdown: shutdown.clone(),
+        });
+        tasks.spawn(serve);
+
+        let (line, status) = watch::channel(String::new());
+        tasks.spawn(status_line(line, session.clone(), agent_handle.clone(), engine.clone(), clock));
+        info!(machine = %identity.machine, version = VERSION, "fleetd runs");
+        Ok(Daemon { registry, session, agent: agent_handle, engine, status, shutdown, tasks })
+    }
+
+    /// Adds a task of the caller's to the supervised set.
+    pub fn supervise(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Ends every task in order: leadership is given back, presence is left to run out, no unit is touched.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                error!(%error, "a task had a fault");
+            }
+        }
+    }
+
+    /// Waits until a task has ended on its own, or the token is cancelled.
+    pub async fn ended(&mut self) {
+        let shutdown = self.shutdown.clone();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            ended = self.tasks.join_next() => {
+                if let Some(Err(error)) = ended {
+                    error!(%error, "a task had a fault; ending, so that systemd starts fleetd anew");
+                }
+            }
+        }
+    }
+}
+
+/// Differs between machines and boots; spreads what would otherwise happen on all machines at once.
+fn seed(identity: &Identity) -> u64 {
+    let text = format!("{}{}", identity.machine, identity.nonce);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn presence(config: &Config, identity: &Identity, systemd: String) -> PresenceRecord {
+    let address = config.public_ip.or_else(default_address);
+    PresenceRecord {
+        v: SCHEMA,
+        machine: identity.machine.clone(),
+        primary_ip: address.map(|address| address.to_string()).unwrap_or_default(),
+        peer_address: String::new(),
+        fingerprint: String::new(),
+        metadata: config.metadata.clone(),
+        hostname: identity.hostname.clone(),
+        version: VERSION.to_owned(),
+        systemd,
+        features: KNOWN_FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
+        boot: identity.boot.clone(),
+        nonce: identity.nonce.clone(),
+        engine: config.engine,
+        agent_ttl: config.agent_ttl.into(),
+        since: fleet_core::Timestamp(0),
+        extra: Extra::new(),
+    }
+}
+
+async fn status_line(
+    line: watch::Sender<String>,
+    mut session: SessionHandle,
+    mut agent: AgentHandle,
+    mut engine: EngineHandle,
+    clock: Clock,
+) {
+    loop {
+        let now = clock.now();
+        let leads = engine.status.borrow().leading.is_some();
+        let session_line = session.state.borrow().summary(now);
+        let agent_line = agent.status().line(now);
+        let text = format!("{session_line}; {agent_line}{}", if leads { "; leads the cluster" } else { "" });
+        line.send_if_modified(|old| {
+            let changed = *old != text;
+            *old = text;
+            changed
+        });
+        let changed = tokio::select! {
+            changed = session.state.changed() => changed.is_ok(),
+            changed = agent.changed() => changed.is_some(),
+            changed = engine.status.changed() => changed.is_ok(),
+        };
+        if !changed {
+            return;
+        }
+    }
+}
