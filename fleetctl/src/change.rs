@@ -79,12 +79,21 @@ pub async fn carry_out(
             is_withdrawal: matches!(verb, Verb::Stop | Verb::Unload | Verb::Destroy),
         };
         let mut live = Live::new(!options.json);
-        wait::wait(connection, goal, to_wait, flags.limit(), &mut live, |live, unit, outcome| {
-            live.clear();
-            let (one, result) = waited.get(unit).expect("only units of this batch are waited for");
-            batch.settled(one, result, outcome)
-        })
-        .await?;
+        let waiting =
+            wait::wait(connection, goal, to_wait, flags.limit(), &mut live, |live, unit, outcome| {
+                live.clear();
+                let (one, result) = waited.get(unit).expect("only units of this batch are waited for");
+                batch.settled(one, result, outcome)
+            });
+        tokio::select! {
+            waited = waiting => waited?,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                live.clear();
+                output::note("Interrupted. What was asked for stays wanted; see fleetctl list-unit-files");
+                return Ok(Exit::INTERRUPTED);
+            }
+        }
     }
     batch.finish()
 }
@@ -133,7 +142,8 @@ impl Batch<'_> {
                 format!("Error {} units: googleapi: Error {code}: {error}", report::gerund(self.verb))
             };
             self.trouble(&text);
-            self.tell(result, "refused", Exit::FAILED, Some(text), None);
+            let exit = if code == 503 { Exit::NO_ANSWER } else { Exit::FAILED };
+            self.tell(result, "refused", exit, Some(text), None);
             return Ok(None);
         }
         if result.created {

@@ -16,6 +16,8 @@ impl Exit {
     pub const UNPLACEABLE: Exit = Exit(5);
     /// Nobody leads, or the registry does not answer.
     pub const NO_ANSWER: Exit = Exit(6);
+    /// Ended by Ctrl-C, as a shell reports SIGINT.
+    pub const INTERRUPTED: Exit = Exit(130);
     /// Whoever read the output closed it; as a shell reports SIGPIPE.
     pub const OUTPUT_CLOSED: Exit = Exit(141);
 

@@ -81,10 +81,10 @@ fn block(waiting: &BTreeMap<String, String>, width: usize) -> String {
     out
 }
 
-/// Columns of the terminal, as the shell has them; a safe guess otherwise.
+/// Columns of the terminal, less one: a full line would wrap on some.
 fn width() -> usize {
-    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
-    columns.filter(|&columns| columns > 20).unwrap_or(80) - 1
+    let size = terminal_size::terminal_size_of(io::stderr());
+    size.map_or(80, |(terminal_size::Width(columns), _)| usize::from(columns)).max(2) - 1
 }
 
 #[cfg(test)]

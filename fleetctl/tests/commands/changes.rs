@@ -421,3 +421,29 @@ async fn a_request_that_another_overtook_fails_visibly() {
         output.err
     );
 }
+
+#[tokio::test]
+async fn an_interrupted_wait_says_that_the_request_stands() {
+    let fake = Fake::new()
+        .on(UNITS, units(&[known("a.service", "inactive")]))
+        .on(REQUESTS, results(&[accepted("a.service", "launched")]))
+        .on(WAIT, Answer::LinesThenSilence(vec![json!({ "heartbeat": true })]));
+    let child = fake.command(&["start", "a"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = child.id().unwrap().to_string();
+    fake.until_seen(WAIT).await;
+    let sent = tokio::process::Command::new("kill").args(["-INT", &pid]).status().await.unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).starts_with("Interrupted. What was asked for stays wanted")
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_lacks_units_is_no_success() {
+    let fake = Fake::new().on(UNITS, units(&[known("a.service", "inactive")])).on(REQUESTS, results(&[]));
+    let output = fake.run(&["start", "a"]).await;
+    assert!(output.err.starts_with("Error: the server answered for 0 of 1 units"), "{}", output.err);
+    assert_eq!(output.code, Some(1));
+}

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -121,9 +120,31 @@ impl Fake {
         script.seen.iter().filter(|seen| seen.what == what).cloned().collect()
     }
 
-    /// Runs the program with these arguments in the server's directory.
+    /// The program with these arguments, in the server's directory and with an environment of its own.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let dir = self.dir.path();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fleetctl"));
+        command
+            .args(arguments)
+            .current_dir(dir)
+            .env_clear()
+            .env("FLEETCTL_ENDPOINT", format!("unix://{}", dir.join("fleet.sock").display()))
+            .kill_on_drop(true);
+        command
+    }
+
     pub async fn run(&self, arguments: &[&str]) -> Output {
-        run_in(self.dir.path(), arguments).await
+        finish(self.command(arguments)).await
+    }
+
+    /// Until the first such request has come.
+    pub async fn until_seen(&self, what: &str) {
+        let coming = async {
+            while self.seen(what).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, coming).await.expect("the request comes");
     }
 
     pub fn file(&self, name: &str, text: &str) {
@@ -144,14 +165,7 @@ impl Output {
     }
 }
 
-async fn run_in(dir: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fleetctl"));
-    command
-        .args(arguments)
-        .current_dir(dir)
-        .env_clear()
-        .env("FLEETCTL_ENDPOINT", format!("unix://{}", dir.join("fleet.sock").display()))
-        .kill_on_drop(true);
+pub async fn finish(mut command: Command) -> Output {
     let output =
         tokio::time::timeout(DEADLINE, command.output()).await.expect("the command ends").expect("it runs");
     Output {
