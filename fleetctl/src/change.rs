@@ -65,6 +65,12 @@ pub async fn carry_out(
             return Ok(exit_of(&error));
         }
     };
+    anyhow::ensure!(
+        results.len() == prepared.len(),
+        "the server answered for {} of {} units; check that its version is not older than that of fleetctl",
+        results.len(),
+        prepared.len()
+    );
     let mut batch =
         Batch { verb, options, exit: Exit::DONE, told: Vec::new(), sent: Vec::new(), first_trouble: None };
     let mut to_wait = Vec::new();
