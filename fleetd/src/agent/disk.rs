@@ -22,19 +22,23 @@ use super::error::AgentError;
 
 const LOG: &str = "records.log";
 const NEW_LOG: &str = "records.log.new";
-const LOCK: &str = "agent.lock";
 const CONTENTS: &str = "contents";
+/// A file of this name makes a test's disk full.
+#[cfg(test)]
+pub(super) const FULL: &str = "full";
 /// A log below this size is not worth rewriting.
 const SMALL_LOG: u64 = 1024 * 1024;
 /// Times its useful part.
 const GROWN: u64 = 4;
 
 /// What is read back at start.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Restored {
     pub records: BTreeMap<UnitName, DiskRecord>,
     pub floor: OrderNumber,
     pub contents: BTreeSet<ContentHash>,
+    /// Why nothing can be written.
+    pub write_error: Option<String>,
 }
 
 /// What a pass makes durable.
@@ -56,12 +60,15 @@ enum Line {
 #[derive(Debug)]
 pub(super) struct Disk {
     directory: PathBuf,
-    log: File,
-    /// Bytes of the log that are known to be whole lines.
+    /// None after a failure that left its end unknown: then it is rewritten.
+    log: Option<File>,
     length: u64,
     /// Bytes that a rewritten log had.
     useful: u64,
     known: Restored,
+    /// Texts that a loss of power could still take.
+    unsynced: BTreeSet<ContentHash>,
+    /// On the directory itself, so that it can be had where nothing can be written.
     _lock: Flock<File>,
 }
 
@@ -81,34 +88,49 @@ impl SharedDisk {
     ) -> io::Result<T> {
         let disk = Arc::clone(&self.0);
         let done = tokio::task::spawn_blocking(move || {
-            act(&mut disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+            let mut disk = disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            #[cfg(test)]
+            if disk.directory.join(FULL).exists() {
+                // What a failed write leaves behind, for real.
+                disk.log = None;
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            act(&mut disk)
         });
         done.await.map_err(io::Error::other)?
     }
 }
 
 impl Disk {
-    /// Opens or creates the agent's part of `directory`, reads it and rewrites the log.
+    /// Opens the agent's part of `directory`, which must exist, reads it and rewrites the log. That the directory
+    /// cannot be written is no error here: what is known is known.
+    ///
+    /// # Errors
+    /// It cannot be read, or another fleetd uses it.
     pub(super) fn open(directory: &Path) -> Result<(Disk, Restored), AgentError> {
         let fault = |operation, path: &Path| {
             let path = path.to_owned();
             move |source| AgentError::Disk { operation, path, source }
         };
-        let contents = directory.join(CONTENTS);
-        fs::create_dir_all(&contents).map_err(fault("create", &contents))?;
-        let path = directory.join(LOCK);
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        let lock = options.open(&path).map_err(fault("open", &path))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+        let itself = File::open(directory).map_err(fault("open", directory))?;
+        let lock = Flock::lock(itself, FlockArg::LockExclusiveNonblock)
             .map_err(|_| AgentError::InUse { path: directory.to_owned() })?;
+        let contents = directory.join(CONTENTS);
+        let created = fs::create_dir_all(&contents);
         let path = directory.join(LOG);
         let mut known = read_log(&path).map_err(fault("read", &path))?;
         known.contents = read_contents(&contents).map_err(fault("read", &contents))?;
-        let (log, length) = rewrite(directory, &known).map_err(fault("write", &path))?;
-        let restored =
-            Restored { records: known.records.clone(), floor: known.floor, contents: known.contents.clone() };
-        let disk = Disk { directory: directory.to_owned(), log, length, useful: length, known, _lock: lock };
+        let mut disk = Disk {
+            directory: directory.to_owned(),
+            log: None,
+            length: 0,
+            useful: 0,
+            known,
+            unsynced: BTreeSet::new(),
+            _lock: lock,
+        };
+        let write_error = created.and_then(|()| disk.compact()).err().map(|error| error.to_string());
+        let restored = Restored { write_error, ..disk.known.clone() };
         Ok((disk, restored))
     }
 
@@ -127,10 +149,14 @@ impl Disk {
         if text.is_empty() {
             return Ok(());
         }
-        let written = self.log.write_all(&text).and_then(|()| self.log.sync_data());
+        if self.log.is_none() {
+            self.compact()?;
+        }
+        let Some(log) = &mut self.log else { return Err(io::Error::other("the log is not open")) };
+        let written = log.write_all(&text).and_then(|()| log.sync_data());
         if let Err(error) = written {
-            // Half a line must not join with the next one.
-            self.log.set_len(self.length)?;
+            // What reached the disk is unknown: the log is rewritten before the next line.
+            self.log = None;
             return Err(error);
         }
         self.length += text.len() as u64;
@@ -145,41 +171,70 @@ impl Disk {
         Ok(())
     }
 
-    /// Rewrites the log with what is still true, and removes texts that nothing names. Also shows whether the
-    /// directory can be written.
+    /// Rewrites the log with what is still true. Also shows whether the directory can be written.
     pub(super) fn compact(&mut self) -> io::Result<()> {
-        (self.log, self.length) = rewrite(&self.directory, &self.known)?;
-        self.useful = self.length;
+        let mut text = Vec::new();
+        line(&mut text, &Line::Floor { floor: self.known.floor })?;
+        for (unit, record) in &self.known.records {
+            line(&mut text, &Line::Record { unit: unit.clone(), record: Box::new(record.clone()) })?;
+        }
+        let new = self.directory.join(NEW_LOG);
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        let path = self.directory.join(LOG);
+        fs::rename(&new, &path)?;
+        File::open(&self.directory)?.sync_all()?;
+        self.log = Some(OpenOptions::new().append(true).open(&path)?);
+        (self.length, self.useful) = (text.len() as u64, text.len() as u64);
         Ok(())
     }
 
     /// Removes texts that no record and none of `needed` names; which ones.
     pub(super) fn collect(&mut self, needed: &BTreeSet<ContentHash>) -> io::Result<BTreeSet<ContentHash>> {
         let mut named = needed.clone();
-        for record in self.known.records.values() {
+        for record in self.known.records.values().filter(|record| record.gone_at.is_none()) {
             named.insert(record.order.content);
             named.extend(record.applied.as_ref().map(|applied| applied.content));
         }
         let stale: BTreeSet<ContentHash> = self.known.contents.difference(&named).copied().collect();
         for hash in &stale {
-            remove_if_there(&content_path(&self.directory, *hash))?;
-            self.known.contents.remove(hash);
+            match fs::remove_file(content_path(&self.directory, *hash)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => drop(self.known.contents.remove(hash)),
+            }
         }
         Ok(stale)
     }
 
-    /// Keeps a text for good: it is there, whole, once this returns. Idempotent.
+    /// Keeps a text: whole or not at all. A loss of power may still take it until [`sync_contents`] has run; then it is
+    /// fetched again. Idempotent.
     pub(super) fn keep_content(&mut self, hash: ContentHash, bytes: &[u8]) -> io::Result<()> {
         let path = content_path(&self.directory, hash);
         let new = path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_data()?;
+        fs::create_dir_all(self.directory.join(CONTENTS))?;
+        fs::write(&new, bytes)?;
         fs::rename(&new, &path)?;
-        File::open(self.directory.join(CONTENTS))?.sync_all()?;
         self.known.contents.insert(hash);
+        self.unsynced.insert(hash);
         Ok(())
     }
+
+    pub(super) fn take_unsynced(&mut self) -> BTreeSet<ContentHash> {
+        std::mem::take(&mut self.unsynced)
+    }
+}
+
+/// Makes kept texts safe from a loss of power. Blocks for an fsync each, so it is called beside the passes, not in them.
+pub(super) fn sync_contents(directory: &Path, hashes: &BTreeSet<ContentHash>) -> io::Result<()> {
+    for hash in hashes {
+        match File::open(content_path(directory, *hash)) {
+            Ok(file) => file.sync_data()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    File::open(directory.join(CONTENTS))?.sync_all()
 }
 
 /// A text kept earlier; None if it is not there or is not what its name says.
@@ -195,34 +250,10 @@ fn content_path(directory: &Path, hash: ContentHash) -> PathBuf {
     directory.join(CONTENTS).join(hash.to_string())
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 fn line(text: &mut Vec<u8>, line: &Line) -> io::Result<()> {
     serde_json::to_writer(&mut *text, line)?;
     text.push(b'\n');
     Ok(())
-}
-
-fn rewrite(directory: &Path, known: &Restored) -> io::Result<(File, u64)> {
-    let mut text = Vec::new();
-    line(&mut text, &Line::Floor { floor: known.floor })?;
-    for (unit, record) in &known.records {
-        line(&mut text, &Line::Record { unit: unit.clone(), record: Box::new(record.clone()) })?;
-    }
-    let new = directory.join(NEW_LOG);
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&new, directory.join(LOG))?;
-    File::open(directory)?.sync_all()?;
-    // Appends from now on go where the file ends, whatever a failed write left.
-    let log = OpenOptions::new().append(true).open(directory.join(LOG))?;
-    Ok((log, text.len() as u64))
 }
 
 fn read_log(path: &Path) -> io::Result<Restored> {
@@ -254,9 +285,124 @@ fn read_log(path: &Path) -> io::Result<Restored> {
 
 fn read_contents(directory: &Path) -> io::Result<BTreeSet<ContentHash>> {
     let mut found = BTreeSet::new();
-    for entry in fs::read_dir(directory)? {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
         let name = entry?.file_name();
         found.extend(name.to_str().and_then(|name| name.parse::<ContentHash>().ok()));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::tests::an_order;
+
+    fn changes(unit: &str, sequence: u64) -> Changes {
+        let record = DiskRecord::new(an_order(sequence));
+        Changes { records: [(unit.parse().unwrap(), record)].into(), ..Changes::default() }
+    }
+
+    fn numbers(restored: &Restored) -> Vec<(String, u64)> {
+        let number =
+            |(unit, record): (&UnitName, &DiskRecord)| (unit.to_string(), record.order.number.sequence);
+        restored.records.iter().map(number).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_a_start_and_what_was_forgotten_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut disk, restored) = Disk::open(directory.path()).unwrap();
+        assert!(restored.records.is_empty() && restored.write_error.is_none());
+        disk.write(&changes("a.service", 1)).unwrap();
+        disk.write(&changes("b.service", 2)).unwrap();
+        disk.write(&changes("a.service", 3)).unwrap();
+        let floor = an_order(2).number;
+        disk.write(&Changes { forget: ["b.service".parse().unwrap()].into(), floor, ..Changes::default() })
+            .unwrap();
+        drop(disk);
+        let (_disk, restored) = Disk::open(directory.path()).unwrap();
+        assert_eq!(numbers(&restored), [("a.service".to_owned(), 3)]);
+        assert_eq!(restored.floor, floor);
+    }
+
+    #[test]
+    fn a_torn_last_line_loses_only_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut disk, _) = Disk::open(directory.path()).unwrap();
+        disk.write(&changes("a.service", 1)).unwrap();
+        drop(disk);
+        let path = directory.path().join(LOG);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.extend(br#"{"unit":"a.service","record":{"v":1,"ord"#);
+        fs::write(&path, bytes).unwrap();
+        let (mut disk, restored) = Disk::open(directory.path()).unwrap();
+        assert_eq!(numbers(&restored), [("a.service".to_owned(), 1)]);
+        disk.write(&changes("a.service", 2)).unwrap();
+        drop(disk);
+        assert_eq!(numbers(&Disk::open(directory.path()).unwrap().1), [("a.service".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn fields_of_a_newer_release_survive_a_rewrite() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut record = serde_json::to_value(DiskRecord::new(an_order(1))).unwrap();
+        record["from_the_future"] = serde_json::json!({ "deep": [1, 2] });
+        let line = serde_json::json!({ "unit": "a.service", "record": record });
+        fs::write(directory.path().join(LOG), format!("{line}\n")).unwrap();
+        drop(Disk::open(directory.path()).unwrap());
+        assert!(fs::read_to_string(directory.path().join(LOG)).unwrap().contains("from_the_future"));
+    }
+
+    #[test]
+    fn a_damaged_text_is_as_good_as_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut disk, _) = Disk::open(directory.path()).unwrap();
+        let hash = ContentHash::of(b"text");
+        disk.keep_content(hash, b"text").unwrap();
+        assert_eq!(read_content(directory.path(), hash).unwrap().as_deref(), Some(&b"text"[..]));
+        sync_contents(directory.path(), &disk.take_unsynced()).unwrap();
+        fs::write(content_path(directory.path(), hash), "tex").unwrap();
+        assert_eq!(read_content(directory.path(), hash).unwrap(), None);
+        assert_eq!(disk.collect(&[hash].into()).unwrap(), BTreeSet::new());
+        assert_eq!(disk.collect(&BTreeSet::new()).unwrap(), [hash].into());
+        assert!(disk.known.contents.is_empty());
+    }
+
+    #[test]
+    fn two_daemons_do_not_share_a_state_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = Disk::open(directory.path()).unwrap();
+        let second = Disk::open(directory.path()).map(drop);
+        assert!(matches!(second, Err(AgentError::InUse { .. })), "{second:?}");
+    }
+
+    #[test]
+    fn a_log_that_is_mostly_history_is_rewritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut disk, _) = Disk::open(directory.path()).unwrap();
+        for n in 1..3000 {
+            disk.write(&changes("a.service", n)).unwrap();
+        }
+        let length = fs::metadata(directory.path().join(LOG)).unwrap().len();
+        assert!(length < 2 * SMALL_LOG, "{length} bytes");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_still_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut disk, _) = Disk::open(directory.path()).unwrap();
+        disk.write(&changes("a.service", 1)).unwrap();
+        drop(disk);
+        // In the way of the rewritten log, for root too.
+        fs::create_dir(directory.path().join(NEW_LOG)).unwrap();
+        let (mut disk, restored) = Disk::open(directory.path()).unwrap();
+        assert_eq!(numbers(&restored), [("a.service".to_owned(), 1)]);
+        assert!(restored.write_error.is_some() && disk.write(&changes("a.service", 2)).is_err());
+        fs::remove_dir(directory.path().join(NEW_LOG)).unwrap();
+        disk.write(&changes("a.service", 2)).unwrap();
+    }
 }

@@ -225,7 +225,7 @@ impl Executor {
         let queued = starts.into_iter().map(|unit| async move {
             match self.systemd.start(&unit).await {
                 Ok(job) => {
-                    tell(reports, StepReport::Queued { unit: unit.clone(), job, kind: JobKind::Start })
+                    tell(reports, StepReport::Queued { unit: unit.clone(), job, kind: JobKind::Start });
                 }
                 Err(error) => tell(reports, failed(&unit, &error, true)),
             }

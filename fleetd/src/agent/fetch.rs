@@ -47,6 +47,11 @@ impl Fetches {
         }
     }
 
+    /// Nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.asked.is_empty() && self.queue.is_empty()
+    }
+
     pub(super) fn start(&mut self, registry: &Arc<dyn AgentRegistry>, disk: &SharedDisk) {
         while self.asked.len() < IN_FLIGHT
             && let Some(hash) = self.queue.pop_first()

@@ -6,7 +6,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `task` | the loop: what wakes a pass, and in which order its parts go |
+//! | `task` | the loop: what wakes a pass (`inputs`), and in which order its parts go (`pass`) |
 //! | `observe` | which units to look at, and how |
 //! | `execute` | steps -> systemd |
 //! | `publish` | rows and acknowledgements -> registry, merged |

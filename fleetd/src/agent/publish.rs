@@ -128,8 +128,10 @@ impl Publisher {
         let Some(report) = self.in_flight.take() else { return };
         let committed = match answer {
             Ok(Committed { fenced: Some(why), .. }) => {
+                // Our own presence, or the operator, ends this soon.
                 debug!(%why, "state not written");
-                return self.back_off(now);
+                self.not_before = Some(now + APART);
+                return;
             }
             Ok(committed) => committed,
             Err(error) => {
@@ -194,4 +196,87 @@ fn is_urgent(known: Option<&StateRow>, row: Option<&StateRow>) -> bool {
     let refused = known.and_then(|known| known.refused.as_ref()).map(|refused| refused.number);
     let is_new_refusal = row.phase == RowPhase::Refused && row.refused.as_ref().map(|r| r.number) != refused;
     row.applied > applied || is_new_refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fleet_core::Timestamp;
+    use fleet_core::reconcile::{Local, Orders, reconcile};
+    use fleet_core::records::Versioned;
+
+    /// A row of a unit that has done the order of this number, or none.
+    fn row(applied: Option<u64>, sub: &str) -> StateRow {
+        let order = crate::agent::tests::an_order(1);
+        let orders = Orders {
+            by_unit: [(
+                "a.service".parse().unwrap(),
+                Versioned { value: order, created: Revision(1), modified: Revision(1) },
+            )]
+            .into(),
+            ..Orders::none(Revision(1))
+        };
+        let local = Local::new(fleet_core::BootId::parse("b").unwrap());
+        let pass = reconcile(&orders, &local, Timestamp(1));
+        let number = applied.map(|sequence| crate::agent::tests::an_order(sequence).number);
+        let row = pass.rows.into_values().next().unwrap();
+        StateRow { applied: number, sub: sub.to_owned(), phase: RowPhase::Settled, ..row }
+    }
+
+    fn pass(row: StateRow) -> Pass {
+        Pass { rows: [("a.service".parse().unwrap(), row)].into(), ..Pass::default() }
+    }
+
+    fn written(publisher: &mut Publisher, now: Instant) {
+        let report = publisher.take(now).unwrap();
+        let rows = report.rows.iter().map(|(name, _)| name.clone()).collect();
+        publisher.done(Ok(Committed { rows, ..Committed::default() }), now);
+    }
+
+    fn with_rows() -> Publisher {
+        let mut publisher = Publisher::default();
+        publisher.read(BTreeMap::new());
+        publisher
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_report_of_an_order_goes_at_once_and_others_once_a_second() {
+        let (mut publisher, start) = (with_rows(), Instant::now());
+        publisher.offer(&pass(row(Some(1), "running")), start);
+        assert_eq!(publisher.due(start), Some(start));
+        written(&mut publisher, start);
+        assert_eq!(publisher.due(start), None);
+        publisher.offer(&pass(row(Some(1), "exited")), start + Duration::from_millis(10));
+        assert_eq!(publisher.due(start), Some(start + APART));
+        publisher.offer(&pass(row(Some(2), "running")), start + Duration::from_millis(20));
+        assert_eq!(publisher.due(start), Some(start));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_over_before_it_settles_is_not_written() {
+        let (mut publisher, start) = (with_rows(), Instant::now());
+        publisher.offer(&pass(row(None, "dead")), start);
+        assert_eq!(publisher.due(start), Some(start + SETTLES));
+        publisher.offer(&Pass::default(), start);
+        assert_eq!(publisher.due(start), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_write_is_repeated_after_a_growing_wait() {
+        let (mut publisher, mut now) = (with_rows(), Instant::now());
+        publisher.offer(&pass(row(Some(1), "running")), now);
+        let mut last = Duration::ZERO;
+        for _ in 0..12 {
+            assert!(publisher.take(now).is_some());
+            let fault = RegistryFault { doing: "write state", why: "connection refused".into() };
+            publisher.done(Err(fault), now);
+            let due = publisher.due(now).unwrap();
+            last = due - now;
+            assert!(!last.is_zero() && last <= LONGEST_RETRY);
+            now = due;
+        }
+        assert!(last > Duration::from_secs(4), "{last:?}");
+        publisher.reconnected();
+        assert_eq!(publisher.due(now), Some(now));
+    }
 }

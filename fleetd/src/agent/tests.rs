@@ -2,3 +2,5 @@
 
 mod harness;
 mod promises;
+
+pub(super) use harness::an_order;

@@ -54,11 +54,20 @@ pub enum OrderSource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orders {
     pub by_unit: BTreeMap<UnitName, Versioned<Order>>,
+    /// Units with an order that this release cannot read, and what is wrong with it: they are left as they are.
+    pub frozen: BTreeMap<UnitName, String>,
     pub revision: Revision,
     pub source: OrderSource,
 }
 
 impl Orders {
+    /// A machine that has no orders.
+    #[must_use]
+    pub fn none(revision: Revision) -> Orders {
+        let (by_unit, frozen) = (BTreeMap::new(), BTreeMap::new());
+        Orders { by_unit, frozen, revision, source: OrderSource::Registry }
+    }
+
     /// The last orders accepted, for a machine that boots without the registry.
     #[must_use]
     pub fn from_disk(records: &BTreeMap<UnitName, DiskRecord>) -> Orders {
@@ -70,6 +79,7 @@ impl Orders {
         };
         Orders {
             by_unit: obeyed.map(|(name, record)| (name.clone(), versioned(record))).collect(),
+            frozen: BTreeMap::new(),
             revision: Revision(0),
             source: OrderSource::Disk,
         }
@@ -230,9 +240,14 @@ pub fn reconcile(orders: &Orders, local: &Local, now: Timestamp) -> Pass {
             &mut pass,
         );
     }
-    let others: BTreeSet<&UnitName> = local.records.keys().chain(local.observed.keys()).collect();
+    let others: BTreeSet<&UnitName> =
+        local.records.keys().chain(local.observed.keys()).chain(orders.frozen.keys()).collect();
     for name in others.into_iter().filter(|name| !orders.by_unit.contains_key(*name)) {
         let seen = local.observed.get(name).unwrap_or(&nothing);
+        if let Some(why) = orders.frozen.get(name) {
+            unit::frozen(&unit::Subject { name, local, seen, now }, why, &mut pass);
+            continue;
+        }
         unit::without_order(&unit::Subject { name, local, seen, now }, orders.source, &mut pass);
     }
     if orders.source == OrderSource::Registry {

@@ -15,7 +15,7 @@ use crate::time::{Span, Timestamp};
 const REFUSED_WAIT: Span = Span::from_secs(30);
 /// First wait after systemd or the disk failed us: such faults are usually over at once.
 const RETRY_WAIT: Span = Span::from_secs(1);
-const LONGEST_WAIT: Span = Span::from_secs(900);
+pub(super) const LONGEST_WAIT: Span = Span::from_secs(900);
 
 /// One unit on the agent's disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

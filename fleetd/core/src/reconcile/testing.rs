@@ -233,7 +233,7 @@ impl Model {
     pub(super) fn orders(&self) -> Orders {
         match self.source {
             OrderSource::Disk => Orders::from_disk(&self.disk),
-            source => Orders { by_unit: self.orders.clone(), revision: Revision(self.revision), source },
+            _ => Orders { by_unit: self.orders.clone(), ..Orders::none(Revision(self.revision)) },
         }
     }
 

@@ -9,7 +9,7 @@ use super::admission::Admission;
 use super::goal::Goal;
 use super::intent::{self, Fate};
 use super::observed::{FailureKind, JobKind, Observed};
-use super::record::{Applied, DiskRecord, Intent, Outcome, Run};
+use super::record::{Applied, DiskRecord, Intent, LONGEST_WAIT, Outcome, Run};
 use super::row::{self, Says};
 use super::{Ack, FetchProblem, Local, OrderSource, Pass, Step};
 use crate::ids::BootId;
@@ -95,6 +95,14 @@ pub(super) fn with_order(
     if known != Some(&record) {
         pass.records.insert(at.name.clone(), record);
     }
+}
+
+/// There is an order that this release cannot read: the unit stays as it is, and the row says why.
+pub(super) fn frozen(at: &Subject<'_>, why: &str, pass: &mut Pass) {
+    let text = format!("its order cannot be read, so nothing is done: {why}; upgrade fleetd on this machine");
+    let error = Some(Reason::new("unreadable-order", text));
+    let says = Says { phase: RowPhase::Retrying, error, refused: None };
+    pass.rows.insert(at.name.clone(), row(at, at.local.records.get(at.name), says));
 }
 
 /// No order says anything about the unit: never a reason to touch it.
@@ -269,7 +277,9 @@ fn adopted_nothing(at: &Subject<'_>, record: &DiskRecord) -> Run {
 }
 
 fn is_waiting(at: &Subject<'_>, record: &DiskRecord) -> bool {
-    record.trouble.as_ref().is_some_and(|trouble| trouble.next > at.now)
+    // A clock that was set back makes nobody wait longer than the longest wait.
+    let lasts = |next: Timestamp| next > at.now && next.since(at.now) <= LONGEST_WAIT;
+    record.trouble.as_ref().is_some_and(|trouble| lasts(trouble.next))
 }
 
 /// What a row says of the trouble that holds the order up, and when it is tried again.

@@ -26,6 +26,33 @@ pub(super) fn name(text: &str) -> UnitName {
     text.parse().unwrap()
 }
 
+/// An order of some text.
+pub(in crate::agent) fn an_order(sequence: u64) -> Order {
+    order_of(sequence, "[Service]\nExecStart=/usr/bin/work\n")
+}
+
+fn order_of(sequence: u64, text: &str) -> Order {
+    let file = UnitFile::parse(text).unwrap();
+    Order {
+        v: SCHEMA,
+        number: OrderNumber { epoch: Epoch(0), term: Term(1), sequence },
+        uid: UnitUid::parse("u1").unwrap(),
+        generation: Generation(1),
+        content: ContentHash::of(text.as_bytes()),
+        unit_hash: file.unit_hash(),
+        run_hash: file.run_hash(&[]),
+        wanted: Wanted::Launched,
+        counters: Counters::default(),
+        run: if is_oneshot(&file) { RunKind::Oneshot } else { RunKind::Continuous },
+        conflicts: Vec::new(),
+        global: false,
+        features: BTreeSet::new(),
+        reason: Reason::new("test", ""),
+        at: Timestamp(0),
+        extra: Extra::new(),
+    }
+}
+
 /// The registry of one machine, in memory.
 #[derive(Clone)]
 pub(super) struct MemoryRegistry {
@@ -94,28 +121,10 @@ impl MemoryRegistry {
         wanted: Wanted,
         counters: Counters,
     ) -> OrderNumber {
-        let file = UnitFile::parse(text).unwrap();
         self.change(|state| {
             state.sequence += 1;
-            let number = OrderNumber { epoch: Epoch(0), term: Term(1), sequence: state.sequence };
-            let order = Order {
-                v: SCHEMA,
-                number,
-                uid: UnitUid::parse("u1").unwrap(),
-                generation: Generation(1),
-                content: ContentHash::of(text.as_bytes()),
-                unit_hash: file.unit_hash(),
-                run_hash: file.run_hash(&[]),
-                wanted,
-                counters,
-                run: if is_oneshot(&file) { RunKind::Oneshot } else { RunKind::Continuous },
-                conflicts: Vec::new(),
-                global: false,
-                features: BTreeSet::new(),
-                reason: Reason::new("test", ""),
-                at: Timestamp(0),
-                extra: Extra::new(),
-            };
+            let order = Order { wanted, counters, ..order_of(state.sequence, text) };
+            let number = order.number;
             let modified = Revision(state.revision + 1);
             state.orders.by_unit.insert(name(unit), Versioned { value: order, created: modified, modified });
             number
@@ -321,7 +330,7 @@ impl Machine {
                 Ok(opened) => return opened,
                 // A write of the last agent is still being finished on its thread.
                 Err(AgentError::InUse { .. }) => {
-                    tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap()
+                    tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap();
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -394,6 +403,12 @@ impl Machine {
     pub(super) async fn active(&self, unit: &str) -> String {
         let found = self.systemd.list(&[name(unit)]).await.unwrap();
         found.first().map_or("unloaded".to_owned(), |status| status.active.to_string())
+    }
+
+    /// Whether the state directory refuses writes.
+    pub(super) fn fill_disk(&self, is_full: bool) {
+        let marker = self.directory.path().join(crate::agent::disk::FULL);
+        if is_full { std::fs::write(marker, "").unwrap() } else { std::fs::remove_file(marker).unwrap() }
     }
 
     /// Lets time pass.

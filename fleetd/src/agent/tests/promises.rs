@@ -120,9 +120,9 @@ async fn p3_killed_terminated_and_started_again_changes_nothing() {
     );
     for how in 0..4 {
         if how % 2 == 0 {
-            m.kill().await
+            m.kill().await;
         } else {
-            m.terminate().await
+            m.terminate().await;
         }
         m.start().await;
         m.until("connected", |m| m.status().is_connected()).await;
@@ -204,7 +204,7 @@ async fn p6_orders_written_while_the_registry_was_away_are_carried_out() {
     let number = m.registry.order("a.service", SERVICE, Wanted::Loaded, counters(0, 1, 0));
     m.registry.connect(true);
     m.until_done("a.service", number).await;
-    assert_eq!(m.active("a.service").await, "unloaded_or_inactive".split("_or_").last().unwrap());
+    assert_eq!(m.active("a.service").await, "inactive");
 }
 
 #[tokio::test(start_paused = true)]
@@ -368,4 +368,48 @@ async fn a_lost_text_is_refused_and_taken_once_it_is_there() {
     let number = m.registry.order("a.service", SERVICE, Wanted::Launched, counters(1, 0, 0));
     m.until_done("a.service", number).await;
     assert_eq!(m.active("a.service").await, "active");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_stops_all_action_and_no_unit_and_is_left_behind() {
+    let m = Machine::started().await;
+    let number = m.registry.launch("a.service", SERVICE);
+    m.until_done("a.service", number).await;
+    m.fill_disk(true);
+    m.registry.order("a.service", SERVICE, Wanted::Gone, counters(0, 0, 0));
+    m.registry.launch("b.service", SERVICE);
+    let says_so = |unit: &'static str| {
+        move |m: &Machine| {
+            let error = m.registry.row(unit).and_then(|row| row.last_error);
+            error.is_some_and(|error| error.code == "state-directory")
+        }
+    };
+    m.until("a says so", says_so("a.service")).await;
+    m.until("b says so", says_so("b.service")).await;
+    m.pass(Duration::from_secs(60)).await;
+    assert!(m.status().line(fleet_core::Timestamp(0)).contains("cannot be written"));
+    assert_eq!((m.active("a.service").await.as_str(), m.runs("b.service")), ("active", 0));
+    m.fill_disk(false);
+    m.until("b runs", |m| m.runs("b.service") == 1).await;
+    m.until("a is gone", |m| !m.registry.has_order("a.service")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_orders_is_carried_out_in_few_passes() {
+    let m = Machine::started().await;
+    m.until("connected", |m| m.status().is_connected()).await;
+    m.pass(Duration::from_secs(1)).await;
+    let before = m.status().counters.passes;
+    let mut orders = Vec::new();
+    for n in 0..200 {
+        let unit = format!("s{n}.service");
+        let number = m.registry.launch(&unit, &format!("[Service]\nExecStart=/usr/bin/work {n}\n"));
+        orders.push((unit, number));
+    }
+    for (unit, number) in &orders {
+        m.until_done(unit, *number).await;
+    }
+    let passes = m.status().counters.passes - before;
+    assert!(passes < 40, "{passes} passes");
+    assert_eq!(m.status().counters.starts, 200);
 }

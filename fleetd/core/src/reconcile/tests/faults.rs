@@ -243,3 +243,16 @@ fn a_skipped_condition_is_carried_out_and_not_an_error() {
     assert!(m.row(A).last_error.is_none());
     assert_eq!(m.disk[A].run.as_ref().map(|run| run.outcome), Some(Outcome::Skipped));
 }
+
+#[test]
+fn while_steps_of_a_unit_are_carried_out_no_others_are_asked_for() {
+    let mut m = Model::new();
+    m.give(A, order(1, Wanted::Launched));
+    m.pass(None);
+    m.give(A, order(2, Wanted::Gone));
+    let mut local = m.local();
+    local.observed.insert(name(A), Observed { is_busy: true, ..Observed::default() });
+    let pass = reconcile(&m.orders(), &local, Timestamp(m.now));
+    assert!(pass.steps.is_empty() && pass.acknowledgements.is_empty(), "{pass:?}");
+    assert_eq!(pass.rows[A].phase, RowPhase::Starting);
+}

@@ -51,6 +51,16 @@ fn p1_a_gone_that_disappears_before_the_stop_stops_nothing() {
 }
 
 #[test]
+fn p1_an_order_that_cannot_be_read_leaves_the_unit_as_it_is() {
+    let m = launched(Manner::RunsOn);
+    let mut orders = Orders::none(Revision(9));
+    orders.frozen.insert(name(A), "unknown variant `paused`".into());
+    let pass = reconcile(&orders, &m.local(), Timestamp(m.now));
+    assert!(pass.steps.is_empty() && pass.records.is_empty() && pass.rows_to_delete.is_empty());
+    assert!(pass.rows[A].last_error.as_ref().is_some_and(|error| error.text.contains("paused")));
+}
+
+#[test]
 fn p3_an_agent_that_comes_back_does_nothing() {
     for manner in [Manner::RunsOn, Manner::Oneshot, Manner::Fails, Manner::Skipped] {
         let mut m = launched(manner);
