@@ -141,7 +141,7 @@ impl Batch<'_> {
             if self.verb == Verb::Destroy && error.code == 404 {
                 return Ok(None);
             }
-            let (code, is_new) = (error.code, one.before.is_none() && one.action.text.is_some());
+            let (code, is_new) = (error.code, one.before.is_none());
             let text = if is_new {
                 format!("Error creating units: failed creating unit {unit}: googleapi: Error {code}: {error}")
             } else {

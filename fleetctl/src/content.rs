@@ -86,12 +86,11 @@ pub async fn prepare(
     }
     let names: Vec<String> = names.into_iter().collect();
     let mut known = connection.units(&names).await?;
-    let mut templates = BTreeMap::new();
     let mut prepared = Vec::with_capacity(wanted.len());
     for one in wanted {
         let text = match known.get(one.name.as_str()) {
             Some(unit) => one.of_known(unit, verb, replace)?,
-            None => Some(one.of_new(connection, &known, &mut templates).await?),
+            None => one.of_new(&known)?,
         };
         let mut action = Action::new(one.name.as_str(), verb);
         let mut warnings = Vec::new();
@@ -151,35 +150,25 @@ impl Wanted {
         Ok(Some(bytes))
     }
 
-    /// The text of a unit that the registry does not have: its file, its template there, its template's file.
-    async fn of_new(
-        &self,
-        connection: &Connection,
-        known: &BTreeMap<String, UnitView>,
-        templates: &mut BTreeMap<String, Vec<u8>>,
-    ) -> Result<Vec<u8>, ContentError> {
+    /// The text of a unit that the registry does not have: its file, or its template's. None: the registry has the
+    /// template and makes the unit from it.
+    fn of_new(&self, known: &BTreeMap<String, UnitView>) -> Result<Option<Vec<u8>>, ContentError> {
         if self.path.exists() {
-            return Ok(read_unit(&self.path)?.0);
+            return Ok(Some(read_unit(&self.path)?.0));
         }
         let Some(template) = self.name.template() else {
             return Err(ContentError::Nowhere(self.name.to_string()));
         };
         let local = self.template_path().filter(|path| path.exists());
-        if let Some(unit) = known.get(template.as_str()) {
-            if let Some(path) = &local {
-                warn_if_different(unit, path, true, path);
+        match (known.get(template.as_str()), local) {
+            (Some(unit), local) => {
+                if let Some(path) = local {
+                    warn_if_different(unit, &path, true, &path);
+                }
+                Ok(None)
             }
-            if let Some(text) = templates.get(template.as_str()) {
-                return Ok(text.clone());
-            }
-            if let Some(text) = connection.text(template.as_str()).await? {
-                templates.insert(template.to_string(), text.clone());
-                return Ok(text);
-            }
-        }
-        match local {
-            Some(path) => Ok(read_unit(&path)?.0),
-            None => Err(ContentError::NoTemplate {
+            (None, Some(path)) => Ok(Some(read_unit(&path)?.0)),
+            (None, None) => Err(ContentError::NoTemplate {
                 argument: self.argument.clone(),
                 template: template.to_string(),
             }),

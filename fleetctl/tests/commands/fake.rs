@@ -101,6 +101,7 @@ impl Fake {
                 let script = Arc::clone(&shared);
                 let service = service_fn(move |request| answer(Arc::clone(&script), request));
                 let serving = hyper::server::conn::http1::Builder::new()
+                    .half_close(true)
                     .serve_connection(TokioIo::new(stream), service);
                 tokio::spawn(serving);
             }
