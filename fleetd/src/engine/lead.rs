@@ -31,8 +31,12 @@ pub struct Leader {
 
 /// A world larger than this is planned on another thread, so that nothing else waits for it.
 const PLAN_INLINE: usize = 2_000;
-/// After groups that something had overtaken, or that were not answered: let the news arrive first.
+/// After groups that something had overtaken, or that were not answered: let the news arrive first. Doubles while it
+/// happens again: a record that cannot be read makes the same groups fail in every pass.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
+const AFTER_CONFLICT_MOST: Duration = Duration::from_secs(5);
+/// What this leader wrote comes back within milliseconds; if it does not, the world is read anew.
+const ECHO_WITHIN: Duration = Duration::from_secs(3);
 /// Events are logged by name up to this many; the rest is counted.
 const SHOWN: usize = 20;
 
@@ -51,8 +55,12 @@ struct Office<'o> {
     seen: Revision,
     /// This leader's own writes reach up to here: no plan before they have come back.
     written: Revision,
+    /// Until when what was written should have come back.
+    echo_by: Option<Instant>,
     sequence: u64,
     next_look: Option<Instant>,
+    /// Passes in a row of which something was overtaken.
+    overtaken: u32,
     upkeep: Upkeep,
 }
 
@@ -66,8 +74,10 @@ pub async fn lead(options: &EngineOptions, leader: Leader, status: &watch::Sende
         world: World::default(),
         seen: Revision(0),
         written: Revision(0),
+        echo_by: None,
         sequence: 1,
         next_look: None,
+        overtaken: 0,
         upkeep: Upkeep::default(),
     };
     let end = office.serve(keeper.state(), lease).await;
@@ -90,11 +100,13 @@ pub async fn lead(options: &EngineOptions, leader: Leader, status: &watch::Sende
 impl Office<'_> {
     async fn serve(&mut self, mut lease: watch::Receiver<LeaseState>, id: LeaseId) -> Ending {
         let clock = self.options.clock.clone();
-        let mut stream = self.options.registry.follow_world(move || clock.now());
+        let now = move || clock.now();
+        let mut stream = self.options.registry.follow_world(now.clone());
         let mut rng = SmallRng::seed_from_u64(self.options.seed ^ self.term.0.unsigned_abs());
         let mut audit_at = Instant::now() + AUDIT_EVERY.mul_f64(rng.random_range(0.75..1.25));
         loop {
             let look_at = self.next_look.unwrap_or(audit_at).min(audit_at);
+            let look_at = self.echo_by.unwrap_or(look_at).min(look_at);
             // Every arm may be dropped half way: the stream is cancel safe, the others only wait.
             tokio::select! {
                 biased;
@@ -114,6 +126,12 @@ impl Office<'_> {
                     }
                 }
                 () = sleep_until(look_at) => {
+                    if self.echo_by.is_some_and(|by| Instant::now() >= by) {
+                        warn!("what was written does not come back; reading the world anew");
+                        stream = self.options.registry.follow_world(now.clone());
+                        self.echo_by = Some(Instant::now() + ECHO_WITHIN);
+                        continue;
+                    }
                     if Instant::now() >= audit_at {
                         self.audit(&mut stream).await;
                         audit_at = Instant::now() + AUDIT_EVERY.mul_f64(rng.random_range(0.75..1.25));
@@ -125,6 +143,7 @@ impl Office<'_> {
                 // What was written has not come back yet: a plan would be made from the past.
                 continue;
             }
+            self.echo_by = None;
             if let Some(end) = self.pass().await {
                 return end;
             }
@@ -171,15 +190,22 @@ impl Office<'_> {
             return self.fenced().await;
         }
         if applied == outcomes.len() {
+            self.overtaken = 0;
             self.world.settle(&plan);
             self.next_look = plan.next_look.map(|at| Instant::now() + at.since(now).as_duration());
         } else {
             // Something was overtaken, or its outcome is unknown: the news arrives with the stream; then look at
             // everything once more.
-            self.world.mark_everything();
-            self.next_look = Some(Instant::now() + AFTER_CONFLICT);
+            self.look_again();
         }
         None
+    }
+
+    fn look_again(&mut self) {
+        let wait = AFTER_CONFLICT.saturating_mul(1 << self.overtaken.min(10)).min(AFTER_CONFLICT_MOST);
+        self.overtaken = self.overtaken.saturating_add(1);
+        self.world.mark_everything();
+        self.next_look = Some(Instant::now() + wait);
     }
 
     async fn decide(&mut self, now: Timestamp) -> Plan {
@@ -223,21 +249,19 @@ impl Office<'_> {
         let outcomes = self.options.registry.apply_groups(self.fence(), &plan.groups, &asked).await;
         let written = outcomes.iter().filter_map(Outcome::revision).max().unwrap_or_default();
         self.written = self.written.max(written);
+        self.echo_by = (self.seen < self.written).then(|| Instant::now() + ECHO_WITHIN);
         outcomes
     }
 
     /// A write was fenced: the key may be another leader's, or the cluster record or a hold changed under the plan.
     async fn fenced(&mut self) -> Option<Ending> {
         match self.options.registry.read_leader().await {
-            Ok(Some(leader)) if Term(leader.created.0) == self.term => {
-                self.world.mark_everything();
-                self.next_look = Some(Instant::now() + AFTER_CONFLICT);
-                None
+            Ok(leader) if leader.as_ref().is_none_or(|leader| Term(leader.created.0) != self.term) => {
+                Some(Ending::Lost("another leader was elected"))
             }
-            Ok(_) => Some(Ending::Lost("another leader was elected")),
-            Err(_) => {
-                self.world.mark_everything();
-                self.next_look = Some(Instant::now() + AFTER_CONFLICT * 10);
+            // Held, re-anchored, or not answered: look again when the news has arrived.
+            Ok(_) | Err(_) => {
+                self.look_again();
                 None
             }
         }

@@ -261,6 +261,9 @@ impl Task {
             }
             state.trust = Some(trust.clone());
             state.cluster = cluster;
+            if matches!(trust, Trust::Empty | Trust::Foreign { .. }) {
+                state.presence = None;
+            }
             changed
         });
     }

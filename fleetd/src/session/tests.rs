@@ -1,1 +1,186 @@
-//! Sessions against a store in memory.
+//! Sessions against a store in memory, on a paused clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_core::records::{EngineRole, Extra, PresenceRecord, SCHEMA};
+use fleet_core::store_trust::Trust;
+use fleet_core::{BootId, MachineId, Nonce, Span, Timestamp};
+use fleet_registry::Registry;
+use fleet_registry::keys::{Area, Keys};
+use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
+use fleet_registry::memory::MemoryStore;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{SessionHandle, SessionOptions, SessionState, start};
+use crate::clock::Clock;
+use crate::member::MemberFile;
+
+struct Machine {
+    handle: SessionHandle,
+    doubt: Arc<Notify>,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn registry(store: &MemoryStore, client: &str) -> Registry {
+    Registry::new(Arc::new(store.client(client)), Keys::new("/fleet/").unwrap(), 1)
+}
+
+fn presence(id: &str, boot: &str, nonce: &str) -> PresenceRecord {
+    PresenceRecord {
+        v: SCHEMA,
+        machine: MachineId::parse(id).unwrap(),
+        primary_ip: "10.0.0.1".into(),
+        peer_address: String::new(),
+        fingerprint: String::new(),
+        metadata: std::collections::BTreeMap::new(),
+        hostname: format!("host-of-{nonce}"),
+        version: String::new(),
+        systemd: String::new(),
+        features: std::collections::BTreeSet::new(),
+        boot: BootId::parse(boot).unwrap(),
+        nonce: Nonce::parse(nonce).unwrap(),
+        engine: EngineRole::Auto,
+        agent_ttl: Span::from_secs(15),
+        since: Timestamp(0),
+        extra: Extra::new(),
+    }
+}
+
+fn run(store: &MemoryStore, disk: &tempfile::TempDir, client: &str, presence: PresenceRecord) -> Machine {
+    let shutdown = CancellationToken::new();
+    let doubt = Arc::new(Notify::new());
+    let lease = LeaseKeeper::on_task(
+        LeaseOptions::new("presence", Duration::from_secs(10), 1),
+        Arc::new(store.client(client)),
+    );
+    let (handle, serve) = start(SessionOptions {
+        registry: registry(store, client),
+        member: MemberFile::open(disk.path()).unwrap(),
+        clock: Clock::simulated(Timestamp(1_000_000)),
+        presence,
+        lease,
+        doubt: Arc::clone(&doubt),
+        seed: 7,
+        shutdown: shutdown.clone(),
+    });
+    Machine { handle, doubt, shutdown, task: tokio::spawn(serve) }
+}
+
+impl Machine {
+    async fn until(&mut self, what: &str, fits: impl FnMut(&SessionState) -> bool) -> SessionState {
+        let state = timeout(Duration::from_secs(120), self.handle.state.wait_for(fits)).await;
+        state.unwrap_or_else(|_| panic!("never: {what}")).unwrap().clone()
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_machine_creates_the_cluster_and_the_second_joins_it() {
+    let store = MemoryStore::new(1);
+    let (disk1, disk2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut m1 = run(&store, &disk1, "m1", presence("m1", "b1", "n1"));
+    let first = m1.until("m1 is present", SessionState::may_act).await;
+    let mut m2 = run(&store, &disk2, "m2", presence("m2", "b2", "n2"));
+    let second = m2.until("m2 is present", SessionState::may_act).await;
+    assert_eq!(first.cluster, second.cluster);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p3_a_restarted_fleetd_takes_its_own_presence_over_at_once() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    m1.until("present", SessionState::may_act).await;
+    m1.task.abort();
+    let before = tokio::time::Instant::now();
+    let mut again = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    again.until("present again", SessionState::may_act).await;
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cloned_machine_is_refused_and_named_and_the_first_one_stays() {
+    let store = MemoryStore::new(1);
+    let (disk, clone) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    m1.until("present", SessionState::may_act).await;
+    let mut other = run(&store, &clone, "clone", presence("m1", "b9", "n9"));
+    let refused = other.until("refused", |state| state.refused.is_some()).await;
+    let why = refused.refused.unwrap();
+    assert!(why.contains("host-of-n1") && why.contains("systemd-machine-id-setup"), "{why}");
+    assert!(refused.presence.is_none());
+    assert!(m1.handle.state.borrow().may_act());
+    other.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_boot_waits_for_its_old_presence_to_run_out() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    m1.until("present", SessionState::may_act).await;
+    m1.stop().await;
+    let mut next = run(&store, &disk, "m1", presence("m1", "b2", "n2"));
+    next.until("present after the reboot", SessionState::may_act).await;
+    assert!(next.handle.state.borrow().refused.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_an_emptied_store_is_told_and_nothing_is_written_into_it() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    m1.until("present", SessionState::may_act).await;
+    store.wipe();
+    // The agent follows `cluster` and tells.
+    m1.doubt.notify_one();
+    let state = m1.until("distrusted", |state| state.trust == Some(Trust::Empty)).await;
+    assert!(state.summary(Timestamp(0)).contains("restore a backup"), "{}", state.summary(Timestamp(0)));
+    let left = registry(&store, "looker").read(&Area::all()).await.unwrap();
+    assert!(left.cluster.is_none() && left.presence.is_empty() && left.machines.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_a_store_restored_from_an_older_snapshot_is_put_on_hold_until_it_is_adopted() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    m1.until("present", SessionState::may_act).await;
+    let old = store.snapshot();
+    let member = MemberFile::open(disk.path()).unwrap();
+    member.advance(3, fleet_core::Revision(1000)).unwrap();
+    m1.stop().await;
+    store.restore(&old);
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    let state = m1.until("held", |state| matches!(state.trust, Some(Trust::Held { .. }))).await;
+    assert!(state.summary(Timestamp(0)).contains("fleetctl cluster adopt"), "{}", state.summary(Timestamp(0)));
+    let looker = registry(&store, "looker");
+    let asked = fleet_registry::Asked { at: Timestamp(0), by: "operator".into(), request: None };
+    looker.adopt(fleet_core::Epoch(1), &asked).await.unwrap();
+    m1.doubt.notify_one();
+    let state = m1.until("adopted", SessionState::may_act).await;
+    assert_eq!(state.cluster.map(|(_, epoch)| epoch.0), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p4_a_session_without_an_answer_says_since_when() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    m1.until("present", SessionState::may_act).await;
+    store.set_all_links(fleet_registry::memory::Link::Silent);
+    let lost = |state: &SessionState| matches!(state.connection, super::Connection::Disconnected { .. });
+    let state = m1.until("disconnected", lost).await;
+    let line = state.summary(Timestamp(2_000_000));
+    assert!(line.starts_with("disconnected, holding since"), "{line}");
+    store.set_all_links(fleet_registry::memory::Link::Open);
+    m1.until("present again", SessionState::may_act).await;
+}
