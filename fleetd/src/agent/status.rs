@@ -91,6 +91,7 @@ impl AgentStatus {
             return format!("doing nothing: the state directory cannot be written: {error}");
         }
         if let Some(why) = &self.holding {
+            let why = if why.is_empty() { "joining the cluster" } else { why };
             return format!("holding: {why}");
         }
         let what = match self.busy.len() {

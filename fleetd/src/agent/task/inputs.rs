@@ -45,7 +45,10 @@ impl Agent {
         let holding = (!view.trust.may_act()).then(|| view.trust.remedy());
         if self.status.holding != holding {
             match &holding {
+                // Joining a cluster, or taking over a re-anchored one: over in a moment.
+                Some(why) if why.is_empty() => {}
                 Some(why) => warn!(%why, "holding: no order is applied"),
+                None if self.status.holding.as_ref().is_some_and(String::is_empty) => {}
                 None => info!("the store can be trusted: orders are applied again"),
             }
             self.status.holding = holding;

@@ -276,18 +276,18 @@ impl Agent {
             *commit = Some(Box::pin(async move { registry.commit(report).await }));
         }
         self.fetches.start(&self.registry, &self.disk);
-        if matches!(stage, Stage::Idle) && self.pass_at(feed).is_some_and(|at| at <= now) {
+        if matches!(stage, Stage::Idle) && self.pass_at(feed, now).is_some_and(|at| at <= now) {
             *stage = self.begin_pass(feed);
         }
     }
 
     /// When the next pass may begin; None if there is no reason for one, or nothing to go by.
-    fn pass_at(&self, feed: &dyn OrdersFeed) -> Option<Instant> {
+    fn pass_at(&self, feed: &dyn OrdersFeed, now: Instant) -> Option<Instant> {
         let has_rows = self.publisher.has_rows() || self.offline.is_some();
         let can_decide = has_rows && self.orders(feed).is_some();
         let is_dirty = self.observer.is_dirty();
         let is_wanted = is_dirty || (self.is_pass_due && can_decide);
-        let apart = self.last_pass.map_or_else(Instant::now, |last| last + PASSES_APART);
+        let apart = self.last_pass.map_or(now, |last| last + PASSES_APART);
         let texts = self.texts_until.filter(|_| !is_dirty);
         let times = [Some(apart), self.look_not_before, texts];
         is_wanted.then(|| times.into_iter().flatten().max().unwrap_or(apart))
@@ -296,7 +296,7 @@ impl Agent {
     /// When time alone has something to do.
     fn wake(&self, feed: &dyn OrdersFeed, stage: &Stage) -> Option<Instant> {
         let now = Instant::now();
-        let pass = if matches!(stage, Stage::Idle) { self.pass_at(feed) } else { None };
+        let pass = if matches!(stage, Stage::Idle) { self.pass_at(feed, now) } else { None };
         let is_connected = self.status.is_connected() && feed.view().is_some_and(|view| view.trust.may_act());
         let publish = if is_connected { self.publisher.due(now) } else { None };
         let soft = self.observer.soft_due();

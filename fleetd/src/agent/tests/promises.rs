@@ -413,3 +413,18 @@ async fn a_burst_of_orders_is_carried_out_in_few_passes() {
     assert!(passes < 40, "{passes} passes");
     assert_eq!(m.status().counters.starts, 200);
 }
+
+/// The others pause the clock; this one shows that nothing relies on two looks at it being equal.
+#[tokio::test]
+async fn time_that_goes_on_by_itself_changes_nothing() {
+    let m = Machine::started().await;
+    for n in 0..3 {
+        let unit = format!("s{n}.service");
+        let number = m.registry.launch(&unit, SERVICE);
+        m.until_done(&unit, number).await;
+    }
+    let number = m.registry.order("s0.service", SERVICE, Wanted::Launched, counters(0, 0, 1));
+    m.until_done("s0.service", number).await;
+    assert_eq!((m.runs("s0.service"), m.status().counters.starts), (2, 4));
+    assert!(m.status().counters.passes < 100, "{:?}", m.status().counters);
+}
