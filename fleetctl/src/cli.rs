@@ -42,6 +42,7 @@ pub enum Command {
     ListUnits(commands::list_units::ListUnits),
     ListUnitFiles(commands::list_unit_files::ListUnitFiles),
     ListMachines(commands::list_machines::ListMachines),
+    Ssh(commands::ssh::Ssh),
     Why(commands::why::Why),
     Events(commands::events::Events),
     Cluster(commands::cluster::Cluster),

@@ -28,10 +28,11 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(settings: &Settings) -> Connection {
-        Connection {
-            client: Client::new(settings.endpoint.clone(), settings.timeouts),
-            debug: settings.debug,
-        }
+        let client = match &settings.ssh.tunnel {
+            Some(tunnel) => settings.ssh.client(tunnel, &settings.endpoint, settings.timeouts),
+            None => Client::new(settings.endpoint.clone(), settings.timeouts),
+        };
+        Connection { client, debug: settings.debug }
     }
 
     /// Those of the units that exist, by name. Destroyed ones do not.

@@ -2,7 +2,8 @@
 //!
 //! A table of contents: arguments are read in `cli` and `settings`, each command is one file in `commands`, and what
 //! several of them share lies beside: where unit texts come from (`content`), sending changes (`change`), waiting for
-//! them (`wait`), and saying how they went (`report`).
+//! them (`wait`), saying how they went (`report`), and reaching
+//! machines without the API (`ssh`).
 
 mod change;
 mod cli;
@@ -14,6 +15,7 @@ mod flags;
 mod output;
 mod report;
 mod settings;
+mod ssh;
 mod wait;
 
 use std::process::ExitCode;

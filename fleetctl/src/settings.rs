@@ -3,13 +3,17 @@
 //! Flags of fleet 1.0 that have no use any more are accepted without effect or refused with the name of what replaces
 //! them, never ignored where ignoring them would do something else than asked.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use fleet_api::client::{Endpoint, EndpointError, Timeouts};
 
 use crate::flags::go_bool;
+use crate::ssh::SshOptions;
 
+const SSH_TIMEOUT: Duration = Duration::from_secs(10);
+const KNOWN_HOSTS: &str = "~/.fleetctl/known_hosts";
 const DEFAULT_ENDPOINT: &str = "unix:///var/run/fleet.sock";
 
 #[derive(Args, Clone, Debug, Default)]
@@ -31,7 +35,8 @@ pub struct GlobalFlags {
     pub version: bool,
     #[arg(long, global = true, hide = true)]
     driver: Option<String>,
-    #[arg(long, global = true, hide = true)]
+    /// Reach the endpoint from HOST[:PORT], through SSH
+    #[arg(long, global = true, value_name = "HOST", help_heading = "Global options")]
     tunnel: Option<String>,
     #[arg(long, global = true, hide = true)]
     etcd_key_prefix: Option<String>,
@@ -47,13 +52,18 @@ pub struct GlobalFlags {
     cert_file: Option<String>,
     #[arg(long, global = true, hide = true)]
     ca_file: Option<String>,
-    #[arg(long, global = true, hide = true)]
+    /// User for SSH [default: core]
+    #[arg(long, global = true, value_name = "USER", help_heading = "Global options")]
     ssh_username: Option<String>,
-    #[arg(long, global = true, hide = true)]
+    /// Seconds to wait for an SSH connection [default: 10]
+    #[arg(long, global = true, value_name = "SECONDS", help_heading = "Global options")]
     ssh_timeout: Option<String>,
-    #[arg(long, global = true, hide = true)]
+    /// Host keys that SSH knows [default: ~/.fleetctl/known_hosts]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     known_hosts_file: Option<String>,
-    #[arg(long, global = true, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Ask before SSH trusts an unknown host [default: true]
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Global options")]
     strict_host_key_checking: Option<String>,
     #[arg(long, global = true, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     experimental_api: Option<String>,
@@ -65,6 +75,7 @@ pub struct Settings {
     pub endpoint: Endpoint,
     pub timeouts: Timeouts,
     pub debug: bool,
+    pub ssh: SshOptions,
     /// Things to say before anything else.
     pub warnings: Vec<String>,
 }
@@ -80,10 +91,6 @@ pub enum SettingsError {
         "{flag} is gone: the client speaks only the API; give --endpoint the socket of a machine's fleetd"
     )]
     Etcd { flag: &'static str },
-    #[error(
-        "--tunnel is not supported by this release; forward the socket with ssh -L /tmp/fleet.sock:/run/fleet.sock HOST and use --endpoint unix:///tmp/fleet.sock"
-    )]
-    Tunnel,
     #[error("{flag}: {value:?} is not valid: {expected}")]
     Value { flag: &'static str, value: String, expected: String },
 }
@@ -119,9 +126,6 @@ impl Settings {
                 return Err(SettingsError::Etcd { flag: shown });
             }
         }
-        if given(&flags.tunnel, "TUNNEL").is_some() {
-            return Err(SettingsError::Tunnel);
-        }
         let mut warnings = Vec::new();
         let endpoints = given(&flags.endpoint, "ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let (first, others) = endpoints.split_once(',').unwrap_or((&endpoints, ""));
@@ -130,24 +134,39 @@ impl Settings {
         }
         let mut timeouts = Timeouts::default();
         if let Some(value) = given(&flags.request_timeout, "REQUEST_TIMEOUT") {
-            timeouts.response = seconds(&value)?;
+            timeouts.response = seconds("--request-timeout", &value)?;
         }
-        let debug = match given(&flags.debug, "DEBUG") {
-            None => false,
-            Some(value) => go_bool(&value).map_err(|expected| SettingsError::Value {
-                flag: "--debug",
-                value,
-                expected,
-            })?,
+        let boolean = |flag: &'static str, value: Option<String>, default| match value {
+            None => Ok(default),
+            Some(value) => go_bool(&value).map_err(|expected| SettingsError::Value { flag, value, expected }),
         };
-        Ok(Settings { endpoint: Endpoint::parse(first)?, timeouts, debug, warnings })
+        let known_hosts = given(&flags.known_hosts_file, "KNOWN_HOSTS_FILE");
+        let strict = given(&flags.strict_host_key_checking, "STRICT_HOST_KEY_CHECKING");
+        let ssh = SshOptions {
+            username: given(&flags.ssh_username, "SSH_USERNAME").unwrap_or_else(|| "core".to_owned()),
+            timeout: given(&flags.ssh_timeout, "SSH_TIMEOUT")
+                .map_or(Ok(SSH_TIMEOUT), |value| seconds("--ssh-timeout", &value))?,
+            known_hosts_file: expand_home(known_hosts.as_deref().unwrap_or(KNOWN_HOSTS), variable("HOME")),
+            strict_host_key_checking: boolean("--strict-host-key-checking", strict, true)?,
+            tunnel: given(&flags.tunnel, "TUNNEL"),
+        };
+        let debug = boolean("--debug", given(&flags.debug, "DEBUG"), false)?;
+        Ok(Settings { endpoint: Endpoint::parse(first)?, timeouts, debug, ssh, warnings })
     }
 }
 
-fn seconds(value: &str) -> Result<Duration, SettingsError> {
+/// `~/` is the home of who runs this; another's home (`~user/`) is left to the shell.
+fn expand_home(path: &str, home: Option<String>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+fn seconds(flag: &'static str, value: &str) -> Result<Duration, SettingsError> {
     let read = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     read.filter(|duration| !duration.is_zero()).ok_or_else(|| SettingsError::Value {
-        flag: "--request-timeout",
+        flag,
         value: value.to_owned(),
         expected: "expected seconds, more than zero".to_owned(),
     })
@@ -193,8 +212,22 @@ mod tests {
         assert!(message("FLEETCTL_DRIVER", "etcd").contains("--endpoint"));
         assert_eq!(message("FLEETCTL_DRIVER", "api"), "unrecognized driver \"api\"");
         assert!(message("FLEETCTL_ETCD_KEY_PREFIX", "/x").contains("speaks only the API"));
-        assert!(message("FLEETCTL_TUNNEL", "h").contains("ssh -L"));
+        assert!(message("FLEETCTL_SSH_TIMEOUT", "0").contains("--ssh-timeout"));
         assert!(message("FLEETCTL_REQUEST_TIMEOUT", "soon").contains("expected seconds"));
         assert!(message("FLEETCTL_DEBUG", "maybe").contains("true or false"));
+    }
+
+    #[test]
+    fn the_flags_about_ssh_have_the_defaults_of_fleet_1() {
+        let ssh = with(&[("HOME", "/home/me")], &GlobalFlags::default()).unwrap().ssh;
+        assert_eq!((ssh.username.as_str(), ssh.timeout), ("core", Duration::from_secs(10)));
+        assert_eq!(ssh.known_hosts_file, PathBuf::from("/home/me/.fleetctl/known_hosts"));
+        assert!(ssh.strict_host_key_checking && ssh.tunnel.is_none());
+        let ssh = with(
+            &[("FLEETCTL_TUNNEL", "h:22"), ("FLEETCTL_STRICT_HOST_KEY_CHECKING", "false")],
+            &GlobalFlags::default(),
+        );
+        let ssh = ssh.unwrap().ssh;
+        assert_eq!((ssh.tunnel.as_deref(), ssh.strict_host_key_checking), (Some("h:22"), false));
     }
 }

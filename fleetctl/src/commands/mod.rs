@@ -12,6 +12,7 @@ pub mod list_units;
 pub mod load;
 pub mod machine;
 pub mod restart;
+pub mod ssh;
 pub mod start;
 pub mod status;
 pub mod stop;
@@ -76,6 +77,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::ListUnits(command) => list_units::run(&connection, command).await,
         Command::ListUnitFiles(command) => list_unit_files::run(&connection, command).await,
         Command::ListMachines(command) => list_machines::run(&connection, command).await,
+        Command::Ssh(command) => ssh::run(&connection, &settings.ssh, command).await,
         Command::Why(command) => why::run(&connection, command).await,
         Command::Events(command) => events::run(&connection, command).await,
         Command::Cluster(command) => cluster::run(&connection, command).await,

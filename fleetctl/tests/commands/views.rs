@@ -263,3 +263,71 @@ async fn fd_forward_joins_its_input_with_a_socket() {
     assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with(r#"{"revision":5}"#), "{text}");
     assert!(output.status.success());
 }
+
+/// An `ssh` that notes its arguments and runs the command, if there is one, here.
+fn fake_ssh(fake: &Fake) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let bin = fake.dir.path().join("bin");
+    std::fs::create_dir(&bin).expect("a directory for programs");
+    let script = "#!/bin/sh\nprintf '%s\\n' \"$@\" > ssh.args\nwhile [ $# -gt 1 ] && [ \"$1\" != -- ]; do shift; done\nshift\n[ $# -gt 0 ] && exec sh -c \"$*\"\nexit 7\n";
+    let text = fake.dir.path().join("ssh.sh");
+    std::fs::write(&text, script).expect("a text");
+    std::fs::set_permissions(&text, std::fs::Permissions::from_mode(0o755)).expect("an executable");
+    // Copied by another program: a file that this one has written may still be open in a test's child, and is then busy.
+    let copied = std::process::Command::new("cp").arg(&text).arg(bin.join("ssh")).status();
+    assert!(copied.expect("cp runs").success());
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_fleetctl"), bin.join("fleetctl")).expect("a link");
+    format!("{}:/usr/bin:/bin", bin.display())
+}
+
+#[tokio::test]
+async fn a_tunnel_reaches_the_socket_by_fd_forward_over_there() {
+    let fake = Fake::new().on("GET /fleet/v2/machines", Answer::ok(json!({})));
+    let mut command =
+        fake.command(&["--tunnel=bastion:2200", "--known-hosts-file=known/hosts", "list-machines"]);
+    command.env("PATH", fake_ssh(&fake));
+    let output = super::fake::finish(command).await;
+    assert_eq!((output.out.as_str(), output.code), ("MACHINE\tIP\tMETADATA\n", Some(0)), "{}", output.err);
+    let words = std::fs::read_to_string(fake.dir.path().join("ssh.args")).unwrap();
+    let socket = fake.dir.path().join("fleet.sock");
+    assert!(
+        words.ends_with(&format!("-p\n2200\nbastion\n--\nfleetctl fd-forward {}\n", socket.display())),
+        "{words}"
+    );
+}
+
+#[tokio::test]
+async fn ssh_finds_machines_and_units_and_passes_the_exit_status() {
+    let machines = json!({ "machines": [
+        { "id": "1111111111111111", "ip": "10.0.0.1", "state": "present" },
+        { "id": "1222222222222222", "ip": "10.0.0.2", "state": "present" },
+    ] });
+    let fake = Fake::new()
+        .on("GET /fleet/v2/machines", Answer::ok(machines))
+        .on("GET /fleet/v2/units/a.service", placed("launched"));
+    let path = fake_ssh(&fake);
+    let run = async |arguments: &[&str]| {
+        let mut command = fake.command(arguments);
+        command.env("PATH", &path).env("HOME", fake.dir.path());
+        super::fake::finish(command).await
+    };
+    let output = run(&["ssh", "a", "echo", "$((1+1));", "exit", "3"]).await;
+    assert_eq!((output.out.as_str(), output.code), ("2\n", Some(3)), "{}", output.err);
+    assert_eq!(run(&["ssh", "--machine=12", "--", "exit", "4"]).await.code, Some(4));
+    let words = std::fs::read_to_string(fake.dir.path().join("ssh.args")).unwrap();
+    assert!(words.ends_with("\n10.0.0.2\n--\nexit 4\n"), "{words}");
+    for (arguments, message) in [
+        (&["ssh"][..], "Unable to proceed: one machine or unit must be provided\n"),
+        (&["ssh", "b"], "Unable to proceed: could not find matching unit or machine\n"),
+        (&["ssh", "--machine", "1"], "Unable to proceed: found more than one machine\n"),
+        (&["ssh", "--machine", "3"], "Unable to proceed: machine does not exist\n"),
+        (&["ssh", "--unit", "b"], "Unable to proceed: unit does not exist\n"),
+        (
+            &["ssh", "--unit", "a", "--machine", "1"],
+            "Both machine and unit flags provided, please specify only one.\n",
+        ),
+    ] {
+        let output = run(arguments).await;
+        assert_eq!((output.err.as_str(), output.code), (message, Some(1)), "{arguments:?}");
+    }
+}

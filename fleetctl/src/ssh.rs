@@ -1,0 +1,260 @@
+//! Reaching machines with the system's OpenSSH: `fleetctl ssh`, and `--tunnel` for the API itself.
+//!
+//! fleet 1.0 brought its own SSH client; the flags and the known-hosts file are kept, keys, prompts and messages are
+//! OpenSSH's. Only arguments are made here; nothing is decided about what to run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::Stdio;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use fleet_api::client::{Client, Endpoint, Timeouts};
+use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf, join};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// An answer through a tunnel may have to wait for a person who confirms a host key.
+const TUNNELED_RESPONSE: Duration = Duration::from_secs(60);
+
+/// The flags of fleet 1.0 about SSH.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshOptions {
+    pub username: String,
+    pub timeout: Duration,
+    pub known_hosts_file: PathBuf,
+    pub strict_host_key_checking: bool,
+    /// `host` or `host:port`.
+    pub tunnel: Option<String>,
+}
+
+impl SshOptions {
+    /// `ssh` with all options but the destination.
+    fn base(&self) -> Vec<String> {
+        let strict = if self.strict_host_key_checking { "ask" } else { "no" };
+        let seconds = self.timeout.as_secs().max(1);
+        let mut words = vec!["ssh".to_owned(), "-l".to_owned(), self.username.clone()];
+        for option in [
+            format!("ConnectTimeout={seconds}"),
+            // Quotes are OpenSSH's own, for paths with spaces.
+            format!("UserKnownHostsFile=\"{}\"", self.known_hosts_file.display()),
+            format!("StrictHostKeyChecking={strict}"),
+        ] {
+            words.extend(["-o".to_owned(), option]);
+        }
+        words
+    }
+
+    /// The words that reach `tunnel`, the host last.
+    fn to_tunnel(&self, tunnel: &str) -> Vec<String> {
+        let (host, port) = host_and_port(tunnel);
+        let mut words = self.base();
+        words.extend(port.map(|port| ["-p".to_owned(), port.to_owned()]).into_iter().flatten());
+        words.push(host.to_owned());
+        words
+    }
+
+    /// The words that run `command` on the machine at `address`, or open a shell there.
+    pub fn to_machine(
+        &self,
+        address: &str,
+        port: Option<&str>,
+        forward_agent: bool,
+        command: &[String],
+    ) -> Vec<String> {
+        let mut words = self.base();
+        if let Some(tunnel) = &self.tunnel {
+            let mut proxy = self.to_tunnel(tunnel);
+            let host = proxy.pop().expect("the words to a tunnel end in its host");
+            proxy.extend(["-W".to_owned(), "[%h]:%p".to_owned(), host]);
+            let proxy: Vec<String> = proxy.iter().map(|word| quoted(word)).collect();
+            words.extend(["-o".to_owned(), format!("ProxyCommand={}", proxy.join(" "))]);
+        }
+        if forward_agent {
+            words.push("-A".to_owned());
+        }
+        words.extend(port.map(|port| ["-p".to_owned(), port.to_owned()]).into_iter().flatten());
+        words.push(address.to_owned());
+        if !command.is_empty() {
+            // Unquoted, as fleet 1.0: the remote shell reads the line.
+            words.extend(["--".to_owned(), command.join(" ")]);
+        }
+        words
+    }
+
+    /// The words that connect standard input and output with the API at `endpoint`, through `tunnel`.
+    fn forward(&self, tunnel: &str, endpoint: &Endpoint) -> Vec<String> {
+        let mut words = self.to_tunnel(tunnel);
+        match endpoint {
+            Endpoint::Unix { path } => {
+                let remote = format!("fleetctl fd-forward {}", quoted(&path.display().to_string()));
+                words.extend(["--".to_owned(), remote]);
+            }
+            Endpoint::Tcp { host, port, .. } => {
+                let tunnel = words.pop().expect("the words to a tunnel end in its host");
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                words.extend(["-W".to_owned(), format!("{host}:{port}"), tunnel]);
+            }
+        }
+        words
+    }
+
+    /// A client whose connections go through the tunnel, one `ssh` each.
+    pub fn client(&self, tunnel: &str, endpoint: &Endpoint, timeouts: Timeouts) -> Client {
+        let words = self.forward(tunnel, endpoint);
+        let known_hosts = self.known_hosts_file.clone();
+        let timeouts = Timeouts { response: timeouts.response.max(TUNNELED_RESPONSE), ..timeouts };
+        let dial = move || {
+            let started = make_directory_of(&known_hosts).and_then(|()| Tunneled::start(&words));
+            async move { started }
+        };
+        Client::over(format!("{endpoint} through {tunnel}"), dial, timeouts)
+    }
+
+    /// Runs `words` with this terminal; the exit code of what ran there, 255 if it was not reached.
+    pub async fn run(&self, words: &[String]) -> io::Result<i32> {
+        make_directory_of(&self.known_hosts_file)?;
+        let status = command(words).status().await?;
+        Ok(status.code().unwrap_or(255))
+    }
+}
+
+fn command(words: &[String]) -> Command {
+    let (program, arguments) = words.split_first().expect("a command line begins with its program");
+    let mut command = Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    command
+}
+
+/// OpenSSH makes the file, but not its directory.
+fn make_directory_of(file: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match file.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() && !directory.exists() => {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `host`, `host:port`, `[address]:port`; an address of several colons is a host.
+fn host_and_port(text: &str) -> (&str, Option<&str>) {
+    if let Some(rest) = text.strip_prefix('[')
+        && let Some((host, port)) = rest.split_once(']')
+    {
+        return (host, port.strip_prefix(':'));
+    }
+    match text.split_once(':') {
+        Some((host, port)) if !port.contains(':') => (host, Some(port)),
+        _ => (text, None),
+    }
+}
+
+/// One word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=%@[]".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The input and output of a program as one stream; the program ends with it.
+struct Tunneled {
+    io: Join<ChildStdout, ChildStdin>,
+    _child: Child,
+}
+
+impl Tunneled {
+    fn start(words: &[String]) -> io::Result<Tunneled> {
+        let mut child = command(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (stdout, stdin) = (child.stdout.take(), child.stdin.take());
+        let (Some(stdout), Some(stdin)) = (stdout, stdin) else {
+            return Err(io::Error::other("ssh started without its pipes"));
+        };
+        Ok(Tunneled { io: join(stdout, stdin), _child: child })
+    }
+}
+
+impl AsyncRead for Tunneled {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Tunneled {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(tunnel: Option<&str>) -> SshOptions {
+        SshOptions {
+            username: "core".into(),
+            timeout: Duration::from_secs(10),
+            known_hosts_file: "/h/known_hosts".into(),
+            strict_host_key_checking: true,
+            tunnel: tunnel.map(str::to_owned),
+        }
+    }
+
+    const BASE: &str = "ssh -l core -o ConnectTimeout=10 -o UserKnownHostsFile=\"/h/known_hosts\" -o StrictHostKeyChecking=ask";
+
+    #[test]
+    fn a_machine_is_reached_directly_or_through_the_tunnel() {
+        let command = ["uptime".to_owned(), "-p".to_owned()];
+        let words = options(None).to_machine("10.0.0.1", Some("2222"), true, &command);
+        assert_eq!(words.join(" "), format!("{BASE} -A -p 2222 10.0.0.1 -- uptime -p"));
+        assert_eq!(
+            options(None).to_machine("10.0.0.1", None, false, &[]).join(" "),
+            format!("{BASE} 10.0.0.1")
+        );
+        let words = options(Some("bastion:2200")).to_machine("10.0.0.1", None, false, &[]);
+        let proxy = words.iter().find(|word| word.starts_with("ProxyCommand=")).unwrap();
+        assert!(
+            proxy.starts_with(
+                "ProxyCommand=ssh -l core -o ConnectTimeout=10 -o 'UserKnownHostsFile=\"/h/known_hosts\"'"
+            ),
+            "{proxy}"
+        );
+        assert!(proxy.ends_with("-p 2200 -W [%h]:%p bastion"), "{proxy}");
+    }
+
+    #[test]
+    fn the_api_is_forwarded_by_fd_forward_or_by_a_channel() {
+        let unix = Endpoint::parse("unix:///run/my fleet.sock").unwrap();
+        let words = options(None).forward("bastion", &unix);
+        assert_eq!(words.join(" "), format!("{BASE} bastion -- fleetctl fd-forward '/run/my fleet.sock'"));
+        let tcp = Endpoint::parse("http://10.0.0.2:49153").unwrap();
+        assert_eq!(
+            options(None).forward("bastion:22", &tcp).join(" "),
+            format!("{BASE} -p 22 -W 10.0.0.2:49153 bastion")
+        );
+    }
+
+    #[test]
+    fn hosts_may_have_ports() {
+        for (text, expected) in [
+            ("h", ("h", None)),
+            ("h:22", ("h", Some("22"))),
+            ("[fd00::1]:22", ("fd00::1", Some("22"))),
+            ("fd00::1", ("fd00::1", None)),
+        ] {
+            assert_eq!(host_and_port(text), expected);
+        }
+    }
+}
