@@ -104,6 +104,9 @@ impl<E, S: FnMut(&mut Live, &str, &Outcome) -> Result<(), E>> Wait<'_, S> {
             };
             let ended = match next {
                 None => self.waiter.tick(Instant::now()),
+                Some(Ok(Some(WaitLine::Error { error }))) if (400..500).contains(&error.code) => {
+                    self.waiter.end(&Outcome::Unreachable(error.to_string()))
+                }
                 Some(Ok(Some(WaitLine::Error { error }))) => {
                     self.trouble = Some(error.to_string());
                     return Ok(());

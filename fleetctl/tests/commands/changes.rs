@@ -445,3 +445,18 @@ async fn an_answer_that_lacks_units_is_no_success() {
     assert!(output.err.starts_with("Error: the server answered for 0 of 1 units"), "{}", output.err);
     assert_eq!(output.code, Some(1));
 }
+
+#[tokio::test]
+async fn a_wait_that_the_server_gives_up_ends_at_once() {
+    let error = json!({ "error": { "code": 400, "message": "too many units" } });
+    let fake = Fake::new()
+        .on(UNITS, units(&[known("a.service", "inactive")]))
+        .on(REQUESTS, results(&[accepted("a.service", "launched")]))
+        .on(WAIT, Answer::LinesThenSilence(vec![error]));
+    let output = fake.run(&["start", "a"]).await;
+    assert_eq!(
+        (output.err.as_str(), output.code),
+        ("Error waiting for units: unit a.service: too many units\n", Some(1))
+    );
+    assert_eq!(fake.seen(WAIT).len(), 1);
+}
