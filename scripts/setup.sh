@@ -40,22 +40,21 @@ if ! command -v apt-get >/dev/null; then
 fi
 
 # One at a time: the second finds everything there.
-exec 9>/run/lock/fleet-setup.lock 2>/dev/null || exec 9>/tmp/fleet-setup.lock
+exec 9>/run/fleet-setup.lock
 flock 9
 packages=$(missing | tr '\n' ' ')
 [ -n "$packages" ] || exit 0
 echo "installing: $packages" >&2
 export DEBIAN_FRONTEND=noninteractive
 # Debian's etcd starts a service of its own; labs have networks of their own, so it is in nobody's way.
-install() {
-    # shellcheck disable=SC2086 # one word each
-    apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $packages >&2
+# Services that a package starts do not inherit the lock.
+apt() {
+    apt-get -qq -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" >&2 9>&-
 }
-# Package lists may be absent or too old to fetch from.
-if ! install; then
-    apt-get -qq -o DPkg::Lock::Timeout=600 update >&2
-    install
-fi
+# A fresh machine has no package lists, an old one has lists of versions that the mirror no longer holds.
+apt update
+# shellcheck disable=SC2086 # one word each
+apt install --yes --no-install-recommends $packages
 left=$(missing | tr '\n' ' ')
 if [ -n "$left" ]; then
     echo "scripts/setup.sh: still missing after installation: $left" >&2

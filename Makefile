@@ -1,0 +1,61 @@
+# Everything a person or a machine does with this repository. `make` alone lists it.
+#
+# Labs (demo, test, bench) boot machines in namespaces and need root; the rest does not, once scripts/setup.sh has
+# found or installed Debian's packages.
+
+SHELL = /bin/sh
+CARGO ?= cargo
+# cargo-deny is installed here when the host has none: nothing outside the checkout changes.
+TOOLS := target/tools
+DENY_VERSION := 0.20.2
+# Empty, or a filter of cargo-nextest: make test FILTER='test(/^p1_/)'.
+FILTER ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench lint audit fmt clean-labs
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install the packages that building and labs need (root, Debian; nothing to do: no root, no network)
+	@scripts/setup.sh
+
+build: setup ## Release binaries fleetd, fleetctl and fleet-lab in target/release
+	$(CARGO) build --release --locked --bins -p fleetd -p fleetctl -p fleet-tests
+
+demo: build ## Three machines, a real etcd, and the whole story with measured times (root)
+	target/release/fleet-demo
+
+# The labs run the binaries that lie beside the tests, so these are built first. All targets at once: a build of the
+# binaries alone would compile the dependencies a second time, with other features. Documentation tests come first, so
+# that the summary of the runner closes the output.
+test: setup ## Every test; those in labs need root
+	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests boot machines: run it as root, or leave those out: cargo test --workspace --exclude fleet-tests" >&2; exit 1; }
+	$(CARGO) build --workspace --all-targets --locked
+	$(CARGO) test --workspace --doc --locked --quiet
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    set -x; $(CARGO) nextest run --workspace --all-targets --locked --no-fail-fast $(if $(FILTER),-E '$(FILTER)'); \
+	else \
+	    set -x; $(CARGO) test --workspace --all-targets --locked --no-fail-fast -- --test-threads=2; \
+	fi
+
+bench: build ## The figures of docs/development/benchmarks.md, each also as target/bench/NAME.json (root)
+	target/release/fleet-bench
+
+lint: setup ## Formatting, clippy with warnings as errors, syntax of the scripts
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	for script in scripts/*.sh .ci/run; do sh -n "$$script" || exit 1; done
+
+audit: ## Licences, bans and sources of all dependencies (installs cargo-deny into target/tools when missing)
+	@PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH"; \
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked --version $(DENY_VERSION) --root $(TOOLS) cargo-deny; \
+	set -x; cargo-deny --locked check licenses bans sources
+
+fmt: ## Format all crates
+	$(CARGO) fmt --all
+
+clean-labs: ## End every lab that runs on this host and remove what it left (root)
+	@lab=target/release/fleet-lab; [ -x $$lab ] || lab=target/debug/fleet-lab; \
+	[ -x $$lab ] || { echo "make clean-labs: no fleet-lab is built, so no lab of this checkout runs" >&2; exit 0; }; \
+	$$lab list | cut -f1 | while read -r name; do $$lab down --name "$$name"; done
