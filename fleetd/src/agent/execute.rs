@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
+use tracing::debug;
 use unit_files::{ContentHash, RunHash, UnitName};
 
 use super::{disk, texts};
@@ -62,6 +63,8 @@ pub(super) struct Executor {
     pub systemd: Arc<dyn Systemd>,
     pub state_directory: PathBuf,
     pub reloads: Arc<Mutex<ReloadBucket>>,
+    /// Held while pins change.
+    pub pins: Arc<Mutex<()>>,
 }
 
 impl Clone for Executor {
@@ -70,6 +73,7 @@ impl Clone for Executor {
             systemd: Arc::clone(&self.systemd),
             state_directory: self.state_directory.clone(),
             reloads: Arc::clone(&self.reloads),
+            pins: Arc::clone(&self.pins),
         }
     }
 }
@@ -127,13 +131,7 @@ impl Executor {
             }
         }
         // Stops are sent first; what takes its time there, or in a reload, does not hold up the starts.
-        let ends = async {
-            let chains = down.into_iter().map(|(unit, steps)| async {
-                self.take_down(&unit, steps, &reports).await;
-                tell(&reports, StepReport::Finished { unit });
-            });
-            stream::iter(chains).buffer_unordered(IN_FLIGHT).collect::<Vec<()>>().await;
-        };
+        let ends = self.take_down(down, &reports);
         let begins = self.bring_up(at_once, &reports);
         let reloads = async {
             if !reloading.is_empty() {
@@ -143,32 +141,84 @@ impl Executor {
         futures_util::future::join3(ends, begins, reloads).await;
     }
 
-    async fn take_down(&self, unit: &UnitName, steps: Vec<Step>, reports: &Reports) {
-        let lets_go = steps.iter().any(|step| matches!(step, Step::ResetFailed | Step::Unpin));
+    /// Stops and resets each for itself, then lets go of all that are to be let go of in one call, then removes.
+    async fn take_down(&self, down: BTreeMap<UnitName, Vec<Step>>, reports: &Reports) {
+        let (letting_go, others): (Vec<_>, Vec<_>) =
+            down.into_iter().partition(|(_, steps)| steps.contains(&Step::Unpin));
+        let alone = others.into_iter().map(|(unit, steps)| async {
+            let is_reset = steps.contains(&Step::ResetFailed);
+            if self.each(&unit, steps, reports).await.is_ok() {
+                if is_reset {
+                    self.see_unloaded(&unit).await;
+                }
+                tell(reports, StepReport::Finished { unit });
+            }
+        });
+        let alone = stream::iter(alone).buffer_unordered(IN_FLIGHT).collect::<Vec<()>>();
+        futures_util::future::join(alone, self.let_go(letting_go, reports)).await;
+    }
+
+    /// Pins are shared between units, so that letting go of many is one call, and one at a time.
+    async fn let_go(&self, units: Vec<(UnitName, Vec<Step>)>, reports: &Reports) {
+        if units.is_empty() {
+            return;
+        }
+        let reset = units.into_iter().map(|(unit, steps)| async move {
+            let before = steps.iter().copied().take_while(|step| *step != Step::Unpin).collect();
+            let after: Vec<Step> =
+                steps.iter().copied().skip_while(|step| *step != Step::Unpin).skip(1).collect();
+            self.each(&unit, before, reports).await.is_ok().then_some((unit, after))
+        });
+        let reset: Vec<Option<_>> = stream::iter(reset).buffer_unordered(IN_FLIGHT).collect().await;
+        let reset: Vec<(UnitName, Vec<Step>)> = reset.into_iter().flatten().collect();
+        let names: Vec<UnitName> = reset.iter().map(|(unit, _)| unit.clone()).collect();
+        let unpinned = {
+            let _pins = self.pins.lock().await;
+            self.systemd.unpin(&names).await
+        };
+        if let Err(error) = unpinned {
+            for unit in names {
+                tell(reports, failed(&unit, &error, false));
+                tell(reports, StepReport::Finished { unit });
+            }
+            return;
+        }
+        for unit in &names {
+            tell(reports, StepReport::Unpinned { unit: unit.clone() });
+        }
+        let rest = reset.into_iter().map(|(unit, after)| async {
+            if self.each(&unit, after, reports).await.is_ok() {
+                self.see_unloaded(&unit).await;
+                tell(reports, StepReport::Finished { unit });
+            }
+        });
+        stream::iter(rest).buffer_unordered(IN_FLIGHT).collect::<Vec<()>>().await;
+    }
+
+    /// The steps of one unit that concern no other. The first that fails ends them, and is reported.
+    async fn each(&self, unit: &UnitName, steps: Vec<Step>, reports: &Reports) -> Result<(), ()> {
         for step in steps {
             let done = match step {
                 Step::Stop => self.systemd.stop(unit).await.map(|job| {
                     job.map(|job| StepReport::Queued { unit: unit.clone(), job, kind: JobKind::Stop })
                 }),
                 Step::ResetFailed => self.systemd.reset_failed(unit).await.map(|()| None),
-                Step::Unpin => {
-                    let unpinned = self.systemd.unpin(std::slice::from_ref(unit)).await;
-                    unpinned.map(|()| Some(StepReport::Unpinned { unit: unit.clone() }))
-                }
                 Step::Uninstall => {
                     let removed = self.systemd.uninstall(unit).await;
                     removed.map(|()| Some(StepReport::Uninstalled { unit: unit.clone() }))
                 }
-                Step::Install { .. } | Step::Reload | Step::Start => Ok(None),
+                Step::Unpin | Step::Install { .. } | Step::Reload | Step::Start => Ok(None),
             };
             match done {
                 Ok(report) => report.into_iter().for_each(|report| tell(reports, report)),
-                Err(error) => return tell(reports, failed(unit, &error, false)),
+                Err(error) => {
+                    tell(reports, failed(unit, &error, false));
+                    tell(reports, StepReport::Finished { unit: unit.clone() });
+                    return Err(());
+                }
             }
         }
-        if lets_go {
-            self.see_unloaded(unit).await;
-        }
+        Ok(())
     }
 
     /// So that the next pass does not take for kept what is only not yet unloaded.
@@ -188,9 +238,12 @@ impl Executor {
             let failure = self.install(&unit, content, run_hash).await.err();
             (unit, OnDisk { content, run_hash: Some(run_hash), is_linked: true }, failure)
         });
+        let began = Instant::now();
         let installed: Vec<_> = stream::iter(installed).buffered(IN_FLIGHT).collect().await;
+        let installed_after = began.elapsed();
         let mut ready: BTreeSet<UnitName> = starts.iter().cloned().collect();
         let mut written = Vec::new();
+        let texts = installed.len();
         for (unit, on_disk, failure) in installed {
             match failure {
                 None => {
@@ -222,6 +275,7 @@ impl Executor {
         starts.retain(|unit| ready.contains(unit));
         let pinned = self.pin(&starts, reports).await;
         starts.retain(|unit| pinned.contains(unit));
+        debug!(texts, ?installed_after, starts = starts.len(), pinned_after = ?began.elapsed(), "starting");
         let queued = starts.into_iter().map(|unit| async move {
             match self.systemd.start(&unit).await {
                 Ok(job) => {
@@ -274,6 +328,7 @@ impl Executor {
         if units.is_empty() {
             return pinned;
         }
+        let _pins = self.pins.lock().await;
         let all_at_once = self.systemd.pin(units).await;
         for unit in units {
             let answer = match &all_at_once {

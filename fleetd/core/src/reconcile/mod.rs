@@ -141,7 +141,7 @@ impl Local {
 }
 
 /// Something to do about one unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Enqueue a stop, in place of whatever job is queued.
     Stop,

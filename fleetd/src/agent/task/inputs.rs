@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use unit_files::{ContentHash, UnitName};
 
-use super::{Agent, PASSES_APART, RETRY, Upkeep, jittered};
+use super::{Agent, RETRY, TEXTS_WAIT, Upkeep, jittered};
 use crate::agent::disk::sync_contents;
 use crate::agent::execute::StepReport;
 use crate::agent::fetch::Fetched;
@@ -65,7 +65,7 @@ impl Agent {
             }
         }
         if !self.fetches.is_idle() {
-            self.texts_until.get_or_insert_with(|| Instant::now() + PASSES_APART);
+            self.texts_until.get_or_insert_with(|| Instant::now() + TEXTS_WAIT);
         }
         self.is_pass_due = true;
     }

@@ -35,6 +35,9 @@ use super::{AgentOptions, texts};
 
 /// The first change acts at once; those of a burst share the next pass.
 const PASSES_APART: Duration = Duration::from_millis(5);
+/// Longest that a pass waits for texts under way, so that a burst of orders is started together: each wave of starts
+/// costs systemd a scan of its unit directories.
+const TEXTS_WAIT: Duration = Duration::from_millis(25);
 /// After systemd, the state directory or the read of the own rows failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -158,6 +161,7 @@ impl Agent {
                 systemd: Arc::clone(&systemd),
                 state_directory: options.state_directory.clone(),
                 reloads: Arc::new(Mutex::new(ReloadBucket::new())),
+                pins: Arc::new(Mutex::new(())),
             },
             observer: Observer::new(options.units_directory.clone()),
             disk: SharedDisk::new(disk),
