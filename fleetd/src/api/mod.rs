@@ -1,0 +1,113 @@
+//! The HTTP API of one machine: `/fleet/v1` as fleet 1.0 had it, `/fleet/v2` for everything else, health and metrics.
+//!
+//! Started by `wire`, once. It decides nothing: requests are judged by `fleet-core`, the registry is read linearizably
+//! for every answer, and what the local agent, engine and session say comes through the traits in [`ports`]. It never
+//! touches a unit, and no client can keep another one waiting for ever.
+//!
+//! | module | for |
+//! |---|---|
+//! | [`ports`] | what the API asks of the other components |
+//! | [`listen`], [`server`] | sockets, connections and their limits |
+//! | `v1`, `v2` | the resources |
+//! | `units` | reading and writing unit records, for both versions |
+//! | `views` | records as wire types |
+//! | [`tools`] | `systemctl status` and `journalctl` on this machine |
+//! | `health`, `metrics` | for supervisors and monitoring |
+
+mod failure;
+mod health;
+pub mod listen;
+mod metrics;
+pub mod ports;
+pub(crate) mod query;
+mod route;
+pub mod server;
+mod state;
+#[cfg(test)]
+mod tests;
+pub mod tools;
+mod units;
+mod v1;
+mod v2;
+mod views;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_core::MachineId;
+use fleet_registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Listen;
+pub use failure::Failure;
+pub use listen::ListenError;
+use ports::{EngineView, LocalAgent, Peers, SessionView};
+pub use server::{Handle, Service};
+use tools::LocalTools;
+
+/// What the API is made from.
+pub struct Options {
+    pub registry: Registry,
+    pub machine: MachineId,
+    pub hostname: String,
+    /// Release of fleetd, for the `Server` header.
+    pub version: String,
+    /// What this machine's agent provides.
+    pub features: BTreeSet<String>,
+    pub clock: Clock,
+    pub listen: Vec<Listen>,
+    /// Page size of API v1.
+    pub token_limit: u16,
+    pub session: Arc<dyn SessionView>,
+    pub agent: Arc<dyn LocalAgent>,
+    pub engine: Arc<dyn EngineView>,
+    pub tools: LocalTools,
+    /// `None`: machines of this cluster do not talk to each other.
+    pub peers: Option<Arc<dyn Peers>>,
+    pub limits: Limits,
+    pub shutdown: CancellationToken,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("machine", &self.machine)
+            .field("listen", &self.listen)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How much a client may ask for at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For the head of a request, from the first byte of the connection or the end of the last request.
+    pub header: Duration,
+    /// From the head of a request to the head of its answer.
+    pub request: Duration,
+    /// Body of a v1 request, in bytes.
+    pub v1_body: usize,
+    /// Body of a v2 request, in bytes: a batch of many units.
+    pub v2_body: usize,
+    pub connections: usize,
+    /// Between two lines of a stream.
+    pub heartbeat: Duration,
+    /// How long nobody leads before a wait says so: longer than an orderly handover.
+    pub leaderless: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            header: Duration::from_secs(30),
+            request: Duration::from_secs(8),
+            v1_body: 1 << 20,
+            v2_body: 32 << 20,
+            connections: 1024,
+            heartbeat: Duration::from_secs(5),
+            leaderless: Duration::from_secs(2),
+        }
+    }
+}

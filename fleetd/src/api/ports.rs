@@ -1,0 +1,84 @@
+//! What the API asks of the other components. `wire` implements these traits with their handles; the API never imports
+//! them. All answers are snapshots, made without waiting.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use fleet_api::client::NdjsonStream;
+use fleet_api::v2::StatusReport;
+use fleet_core::records::StateRow;
+use fleet_core::store_trust::Trust;
+use fleet_core::{ClusterId, Epoch, MachineId, Timestamp};
+use unit_files::UnitName;
+
+use super::Failure;
+use super::tools::JournalOptions;
+
+/// This machine's session with the registry.
+pub trait SessionView: Send + Sync + 'static {
+    fn session(&self) -> SessionReport;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionReport {
+    /// Since when it is connected, or holds what it has.
+    pub since: Timestamp,
+    pub is_connected: bool,
+    /// `None` until the store has been judged for the first time.
+    pub trust: Option<Trust>,
+    pub cluster: Option<(ClusterId, Epoch)>,
+    pub has_presence: bool,
+    /// What is wrong, with the remedy; empty if nothing is.
+    pub text: String,
+}
+
+/// This machine's agent.
+pub trait LocalAgent: Send + Sync + 'static {
+    fn agent(&self) -> AgentReport;
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentReport {
+    /// A pass was made since fleetd started.
+    pub has_passed: bool,
+    /// What this machine says of its units, also while it cannot say it to the registry.
+    pub units: Arc<BTreeMap<UnitName, StateRow>>,
+    /// What is wrong; empty if nothing is.
+    pub text: String,
+    /// Units whose order has not been carried out yet.
+    pub busy: usize,
+    pub orders: usize,
+    pub last_audit: Option<Timestamp>,
+    /// Name after `fleet_agent_`, value; counts that only grow.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// This machine's engine.
+pub trait EngineView: Send + Sync + 'static {
+    fn engine(&self) -> EngineReport;
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineReport {
+    pub leading_since: Option<Timestamp>,
+    /// Orders whose unit record is missing or unreadable.
+    pub frozen: usize,
+    /// Name after `fleet_engine_`, value; counts that only grow.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// The other machines' fleetds.
+#[async_trait]
+pub trait Peers: Send + Sync + 'static {
+    /// What `systemctl status` prints on that machine.
+    async fn status(&self, machine: &MachineId, unit: &UnitName) -> Result<StatusReport, Failure>;
+
+    /// Lines of [`JournalLine`](fleet_api::v2::JournalLine).
+    async fn journal(
+        &self,
+        machine: &MachineId,
+        unit: &UnitName,
+        options: &JournalOptions,
+    ) -> Result<NdjsonStream, Failure>;
+}

@@ -1,0 +1,107 @@
+//! Which path goes where, and what all answers have in common.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, Response, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use super::state::Api;
+use super::{Failure, health, metrics, v1, v2};
+
+pub(super) fn router(api: Api) -> Router {
+    let nothing = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "");
+    Router::new()
+        .merge(v1::routes(fleet_api::paths::V1))
+        .merge(v1::routes(fleet_api::paths::V1_ALPHA))
+        .merge(v2::routes())
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
+        .route("/", axum::routing::any(move || async { nothing }))
+        .fallback(|| async { Failure::not_found("") })
+        .method_not_allowed_fallback(|| async { Failure::new(StatusCode::METHOD_NOT_ALLOWED, "") })
+        .layer(middleware::from_fn_with_state(api.clone(), frame))
+        .with_state(api)
+}
+
+/// Cleans paths, bounds the time to the head of an answer, names the server.
+async fn frame(State(api): State<Api>, request: Request, next: Next) -> axum::response::Response {
+    if let Some(cleaned) = cleaned(request.uri().path()) {
+        return moved(&cleaned);
+    }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = match tokio::time::timeout(api.limits.request, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => late(&api, &method, &path).into_response(),
+    };
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE
+        && let Ok(server) = HeaderValue::from_str(&format!("fleetd/{}", api.version))
+    {
+        response.headers_mut().insert(header::SERVER, server);
+    }
+    response
+}
+
+fn late(api: &Api, method: &Method, path: &str) -> Failure {
+    let after = api.limits.request;
+    tracing::warn!(%method, path, ?after, "no answer in time");
+    Failure::no_registry(format!("no answer within {after:?}"))
+}
+
+/// The path without empty, `.` and `..` elements, if it has any.
+fn cleaned(path: &str) -> Option<String> {
+    let is_odd = |part: &str| matches!(part, "" | "." | "..");
+    let inner = path.strip_prefix('/').unwrap_or(path);
+    let parts: Vec<&str> = inner.split('/').collect();
+    // A single slash at the end is no empty element.
+    let elements = match parts.split_last() {
+        Some((&"", rest)) => rest,
+        _ => &parts[..],
+    };
+    if !elements.iter().copied().any(is_odd) {
+        return None;
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    for part in elements {
+        match *part {
+            "" | "." => {}
+            ".." => drop(kept.pop()),
+            part => kept.push(part),
+        }
+    }
+    Some(format!("/{}", kept.join("/")))
+}
+
+fn moved(to: &str) -> axum::response::Response {
+    let mut response =
+        Response::new(Body::from(format!("<a href=\"{}\">Moved Permanently</a>.\n\n", escape(to))));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    if let Ok(to) = HeaderValue::from_str(to) {
+        headers.insert(header::LOCATION, to);
+    }
+    response
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cleaned;
+
+    #[test]
+    fn odd_paths_are_cleaned_and_others_left_alone() {
+        for path in ["/", "/fleet/v1/units", "/fleet/v1/units/", "/fleet/v1/units/a.service"] {
+            assert_eq!(cleaned(path), None, "{path}");
+        }
+        assert_eq!(cleaned("/fleet/v1/units/../machines").as_deref(), Some("/fleet/v1/machines"));
+        assert_eq!(cleaned("/fleet/v1//units").as_deref(), Some("/fleet/v1/units"));
+        assert_eq!(cleaned("//").as_deref(), Some("/"));
+    }
+}

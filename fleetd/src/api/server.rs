@@ -1,0 +1,164 @@
+//! Connections: accepted, bounded, served, and ended in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::listen::{self, ListenError, Listener};
+use super::route::router;
+use super::state::Api;
+use super::{Limits, Options};
+
+/// How long open requests may go on when fleetd ends.
+const DRAIN: Duration = Duration::from_secs(2);
+/// After a failed accept, which is a shortage of descriptors as a rule.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The API, listening and not serving yet.
+#[derive(Debug)]
+pub struct Service {
+    listeners: Vec<Listener>,
+    router: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+}
+
+/// What others may know of the running API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handle {
+    /// The TCP addresses that were bound, ports filled in.
+    pub tcp: Vec<SocketAddr>,
+}
+
+impl Service {
+    /// Binds every address, so that clients are queued from here on.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound.
+    pub async fn bind(options: Options) -> Result<(Handle, Service), ListenError> {
+        let mut listeners = Vec::new();
+        let mut tcp = Vec::new();
+        for address in &options.listen {
+            let listener = listen::bind(address).await?;
+            if let Listener::Tcp(listener) = &listener {
+                tcp.extend(listener.local_addr());
+            }
+            listeners.push(listener);
+        }
+        let (limits, shutdown) = (options.limits, options.shutdown.clone());
+        let service = Service { listeners, router: router(Api::new(options)), limits, shutdown };
+        Ok((Handle { tcp }, service))
+    }
+
+    /// Serves until the shutdown, then lets open requests end.
+    pub async fn run(self) {
+        let tasks = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(self.limits.connections));
+        for listener in self.listeners {
+            let connections = Connections {
+                router: self.router.clone(),
+                header: self.limits.header,
+                slots: Arc::clone(&slots),
+                tasks: tasks.clone(),
+                shutdown: self.shutdown.clone(),
+            };
+            tasks.spawn(connections.accept(listener));
+        }
+        self.shutdown.cancelled().await;
+        tasks.close();
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            tracing::debug!(open = tasks.len(), "requests are cut off");
+        }
+    }
+}
+
+struct Connections {
+    router: Router,
+    header: Duration,
+    slots: Arc<Semaphore>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Connections {
+    async fn accept(self, listener: Listener) {
+        loop {
+            // Both arms are cancel safe: a connection that was not taken stays in the queue.
+            let taken = tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                taken = self.next(&listener) => taken,
+            };
+            match taken {
+                Ok((Stream::Unix(stream), slot)) => self.serve(stream, slot),
+                Ok((Stream::Tcp(stream), slot)) => self.serve(stream, slot),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A slot first: with all of them taken, new clients wait in the kernel's queue.
+    async fn next(&self, listener: &Listener) -> std::io::Result<(Stream, OwnedSemaphorePermit)> {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+        let stream = match listener {
+            Listener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+            Listener::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+        };
+        Ok((stream, slot))
+    }
+
+    fn serve<S>(&self, stream: S, slot: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (router, header, shutdown) = (self.router.clone(), self.header, self.shutdown.clone());
+        self.tasks.spawn(async move {
+            serve_connection(stream, router, header, shutdown).await;
+            drop(slot);
+        });
+    }
+}
+
+enum Stream {
+    Unix(tokio::net::UnixStream),
+    Tcp(tokio::net::TcpStream),
+}
+
+/// Serves one connection until its end, or until the shutdown and the end of its open request.
+pub(crate) async fn serve_connection<S>(
+    stream: S,
+    router: Router,
+    header: Duration,
+    shutdown: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => log_end(ended),
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            log_end(connection.await);
+        }
+    }
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended");
+    }
+}

@@ -1,0 +1,109 @@
+//! What every handler has at hand.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use fleet_core::store_trust::Trust;
+use fleet_core::{MachineId, RequestId, Timestamp};
+use fleet_registry::ClusterFence;
+use fleet_registry::registry::Asked;
+
+use super::{Failure, Options};
+
+/// The options of the running API. Clones are cheap.
+#[derive(Clone)]
+pub(super) struct Api(Arc<Options>);
+
+impl std::ops::Deref for Api {
+    type Target = Options;
+    fn deref(&self) -> &Options {
+        &self.0
+    }
+}
+
+impl Api {
+    pub fn new(options: Options) -> Api {
+        Api(Arc::new(options))
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Asked before every write: whether this machine trusts the store, and what the write has to compare.
+    pub async fn fence(&self) -> Result<ClusterFence, Failure> {
+        let unavailable = |message: &str| Failure::new(StatusCode::SERVICE_UNAVAILABLE, message);
+        let session = self.session.session();
+        match &session.trust {
+            Some(Trust::Own | Trust::Reanchor { .. }) => {}
+            None if !session.is_connected => return Err(Failure::no_registry(session.text)),
+            None | Some(Trust::Join | Trust::Create) => {
+                return Err(
+                    unavailable("this machine has not joined its cluster yet").with_remedy("try again")
+                );
+            }
+            Some(distrust) => {
+                return Err(
+                    unavailable("this machine does not trust the registry").with_remedy(distrust.remedy())
+                );
+            }
+        }
+        let view = self.registry.read_trust_view(&self.machine).await?;
+        view.fence().ok_or_else(|| {
+            let why = view.hold.map_or_else(String::new, |hold| hold.value.why);
+            unavailable("the registry is on hold").with_remedy(format!(
+                "it was rolled back ({why}); `fleetctl cluster adopt` confirms what is in it"
+            ))
+        })
+    }
+
+    pub fn asked(&self, by: Option<&str>, request: Option<RequestId>) -> Asked {
+        Asked { at: self.now(), by: self.by(by), request }
+    }
+
+    /// Who asks, as far as they say.
+    pub fn by(&self, by: Option<&str>) -> String {
+        match by.filter(|by| !by.is_empty()) {
+            Some(by) => by.chars().take(200).collect(),
+            None => format!("api@{}", self.machine.short()),
+        }
+    }
+
+    /// The machine that a full id or its first eight characters name, among `known`.
+    pub fn machine_among<'a>(
+        &self,
+        text: &str,
+        known: impl IntoIterator<Item = &'a MachineId>,
+    ) -> Result<MachineId, Failure> {
+        let fits = |id: &&MachineId| id.as_str() == text || id.short() == text;
+        let mut found: Vec<&MachineId> = known.into_iter().filter(fits).collect();
+        found.dedup();
+        match found.as_slice() {
+            [one] => Ok((*one).clone()),
+            [] => Err(Failure::not_found("machine does not exist")),
+            _ => Err(Failure::bad_request("found more than one machine").with_remedy("give the full id")),
+        }
+    }
+}
+
+/// The whole body of a request, or 413.
+pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Failure> {
+    axum::body::to_bytes(body, limit).await.map_err(|error| {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(inner) = source {
+            if inner.is::<http_body_util::LengthLimitError>() {
+                let message = format!("the request's body is larger than {limit} bytes");
+                return Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message);
+            }
+            source = inner.source();
+        }
+        Failure::bad_request(format!("cannot read the request's body: {error}"))
+    })
+}
+
+/// A new id for a request or a unit: 32 hexadecimal digits.
+pub(super) fn new_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}

@@ -1,0 +1,1 @@
+//! The API against a store in memory, over real sockets.

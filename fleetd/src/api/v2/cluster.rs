@@ -1,0 +1,227 @@
+//! The cluster as a whole, and the operator's words to it.
+
+use axum::body::Body;
+use axum::extract::State;
+use fleet_api::v2::{
+    AdoptEffect, AdoptReport, AdoptRequest, BrakeView, ClusterView, Done, HoldView, LeaderView, LocalView,
+    MachineCounts, MachineState, Requester, StoreView,
+};
+use fleet_core::records::{BrakeCause, BrakeRecord, BrakeState, DesiredState, Stamp, StateRow, Wanted};
+use fleet_core::requests::change::live;
+use fleet_core::store_trust::Trust;
+use fleet_core::{Epoch, MachineId};
+use fleet_registry::keys::{Area, Key};
+use fleet_registry::registry::cluster::{Adopted, Resumed};
+use fleet_registry::registry::snapshot::Snapshot;
+use unit_files::UnitName;
+
+use super::super::Failure;
+use super::super::state::Api;
+use super::super::views;
+use super::machines::state;
+use super::{Answer, document, json};
+
+/// Answers also without the registry: then it says so, and what this machine itself knows.
+pub(super) async fn get(State(api): State<Api>) -> Answer {
+    let areas = [
+        Area::One(Key::Cluster),
+        Area::One(Key::Hold),
+        Area::One(Key::Brake),
+        Area::One(Key::Leader),
+        Area::Units,
+        Area::Machines,
+        Area::Presence,
+        Area::Lost,
+    ];
+    // Half of the time for a whole answer, so that this one always arrives.
+    let read = tokio::time::timeout(api.limits.request / 2, api.registry.read(&areas)).await;
+    let kind = api.registry.store().kind().to_string();
+    let local = local(&api);
+    let Ok(Ok(snapshot)) = read else {
+        let (id, epoch) = api.session.session().cluster.unzip();
+        return json(&ClusterView {
+            id: id.map(|id| id.to_string()).unwrap_or_default(),
+            epoch: epoch.unwrap_or_default().0,
+            store: StoreView { kind, revision: api.registry.seen().0, answers: false },
+            local,
+            ..ClusterView::default()
+        });
+    };
+    let cluster = snapshot.cluster.as_ref().map(|cluster| &cluster.value);
+    json(&ClusterView {
+        id: cluster.map(|cluster| cluster.id.to_string()).unwrap_or_default(),
+        epoch: cluster.map(|cluster| cluster.epoch).unwrap_or_default().0,
+        features: cluster.map(|cluster| cluster.features.iter().cloned().collect()).unwrap_or_default(),
+        store: StoreView { kind, revision: snapshot.revision.0, answers: true },
+        leader: snapshot.leader.as_ref().map(|leader| LeaderView {
+            machine: leader.value.machine.to_string(),
+            ip: views::ip(&snapshot, &leader.value.machine),
+            version: leader.value.version.clone(),
+            since: leader.value.since.0,
+        }),
+        hold: snapshot.hold.as_ref().map(|hold| HoldView {
+            by: hold.value.by.to_string(),
+            since: hold.value.since.0,
+            why: hold.value.why.clone(),
+        }),
+        brake: snapshot.brake.as_ref().map(|brake| brake_view(&brake.value)),
+        machines: counts(&snapshot),
+        units: snapshot.units.values().filter(|unit| live(Some(&unit.value)).is_some()).count(),
+        local,
+    })
+}
+
+fn local(api: &Api) -> LocalView {
+    let (session, agent) = (api.session.session(), api.agent.agent());
+    let connection = match &session.trust {
+        _ if !session.is_connected => "disconnected",
+        Some(Trust::Held { .. } | Trust::RolledBack { .. }) => "on-hold",
+        Some(Trust::Foreign { .. } | Trust::Empty) => "foreign-store",
+        Some(_) if session.has_presence => "connected",
+        _ => "starting",
+    };
+    let texts: Vec<String> = [session.text, agent.text].into_iter().filter(|text| !text.is_empty()).collect();
+    LocalView {
+        machine: api.machine.to_string(),
+        hostname: api.hostname.clone(),
+        version: api.version.clone(),
+        features: api.features.iter().cloned().collect(),
+        connection: connection.to_owned(),
+        holding_since: (!session.is_connected).then_some(session.since.0),
+        text: texts.join("; "),
+        last_audit: agent.last_audit.map(|at| at.0),
+    }
+}
+
+fn counts(snapshot: &Snapshot) -> MachineCounts {
+    let mut counts = MachineCounts::default();
+    let mut ids: Vec<&MachineId> = snapshot.machines.keys().chain(snapshot.presence.keys()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in ids {
+        match state(snapshot, id) {
+            MachineState::Present => counts.present += 1,
+            MachineState::Missing => counts.missing += 1,
+            MachineState::Lost => counts.lost += 1,
+            MachineState::Forgotten | MachineState::Unknown => continue,
+        }
+        counts.cordoned += usize::from(snapshot.machines.get(id).is_some_and(|record| record.value.cordon));
+    }
+    counts
+}
+
+fn brake_view(brake: &BrakeRecord) -> BrakeView {
+    let cause = match brake.cause {
+        BrakeCause::MassLoss => "mass-loss",
+        BrakeCause::MassChange => "mass-change",
+    };
+    let state = match brake.state {
+        BrakeState::Engaged => "engaged",
+        BrakeState::Released => "released",
+    };
+    BrakeView {
+        cause: cause.to_owned(),
+        state: state.to_owned(),
+        since: brake.since.0,
+        text: brake.text.clone(),
+        held: brake.held,
+        sample: brake.sample.iter().map(ToString::to_string).collect(),
+        machines: brake.machines.iter().map(ToString::to_string).collect(),
+        released: brake.released.as_ref().map(views::stamp),
+    }
+}
+
+/// Without `yes`, and always before anything is written: what would stop and start.
+pub(super) async fn adopt(State(api): State<Api>, body: Body) -> Answer {
+    let request: AdoptRequest = document(&api, body).await?;
+    let snapshot = api.registry.read_all().await?;
+    let session = api.session.session();
+    if let Some(Trust::Foreign { found }) = &session.trust {
+        return Err(Failure::new(
+            axum::http::StatusCode::CONFLICT,
+            format!("the registry is that of cluster {found}"),
+        )
+        .with_remedy("adopt it from one of its own machines"));
+    }
+    let seen = session.cluster.map_or(Epoch(0), |(_, epoch)| epoch);
+    let stored = snapshot.cluster.as_ref().map_or(Epoch(0), |cluster| cluster.value.epoch);
+    let mut report = effects(&api, &snapshot);
+    report.epoch = Epoch(stored.max(seen).0 + 1).0;
+    if !request.yes {
+        return json(&report);
+    }
+    let asked = api.asked(Some(&request.by), None);
+    match api.registry.adopt(seen, &asked).await? {
+        Adopted::Done { epoch, .. } => {
+            (report.epoch, report.done) = (epoch.0, true);
+            json(&report)
+        }
+        Adopted::NotHeld => {
+            Err(Failure::new(axum::http::StatusCode::CONFLICT, "the registry is not on hold")
+                .with_remedy("nothing has to be adopted"))
+        }
+        Adopted::NoCluster => {
+            Err(Failure::new(axum::http::StatusCode::CONFLICT, "the registry holds no cluster")
+                .with_remedy("restore a backup of this cluster's registry"))
+        }
+    }
+}
+
+/// What the rows in the registry say, and for this machine what it sees itself, against what the orders there want.
+fn effects(api: &Api, snapshot: &Snapshot) -> AdoptReport {
+    let mut report = AdoptReport::default();
+    let own = api.agent.agent().units;
+    let runs = |row: &StateRow| matches!(row.active.as_str(), "active" | "activating" | "reloading");
+    for id in snapshot.presence.keys() {
+        let stored = snapshot.states.get(id).into_iter().flatten().map(|(name, row)| (name, &row.value));
+        let rows: Vec<(&UnitName, &StateRow)> =
+            if *id == api.machine { own.iter().collect() } else { stored.collect() };
+        let running = |name: &UnitName| rows.iter().any(|(unit, row)| *unit == name && runs(row));
+        let orders = snapshot.orders.get(id);
+        for (name, row) in rows.iter().filter(|(_, row)| runs(row)) {
+            if let Some(why) = stops(snapshot, id, name, row) {
+                report.would_stop.push(AdoptEffect { unit: name.to_string(), machine: id.to_string(), why });
+            }
+        }
+        let starts = orders.into_iter().flatten().filter(|(_, order)| order.value.wanted == Wanted::Launched);
+        for (name, order) in starts.filter(|(name, _)| !running(name)) {
+            let why = order.value.reason.text.clone();
+            report.would_start.push(AdoptEffect { unit: name.to_string(), machine: id.to_string(), why });
+        }
+    }
+    report
+}
+
+fn stops(snapshot: &Snapshot, id: &MachineId, name: &UnitName, row: &StateRow) -> Option<String> {
+    let unit = snapshot.units.get(name).map(|unit| &unit.value);
+    let order = snapshot.orders.get(id).and_then(|orders| orders.get(name)).map(|order| &order.value);
+    match (unit, order) {
+        (Some(unit), _) if unit.desired == DesiredState::Destroyed => {
+            Some("it is being destroyed".to_owned())
+        }
+        (Some(unit), _) if unit.desired == DesiredState::Inactive => Some("it is wanted inactive".to_owned()),
+        (_, Some(order)) if order.wanted == Wanted::Gone => Some(order.reason.text.clone()),
+        (Some(unit), Some(_)) if unit.uid != row.uid => Some("its name belongs to another unit".to_owned()),
+        (Some(unit), Some(order))
+            if row.running.is_some_and(|running| running != order.run_hash) && unit.uid == row.uid =>
+        {
+            Some("it is started again with another content".to_owned())
+        }
+        // Without an order, or without a record, it is left alone and reported.
+        _ => None,
+    }
+}
+
+/// The operator's word that what the brake holds back shall go on.
+pub(super) async fn resume(State(api): State<Api>, body: Body) -> Answer {
+    let requester: Requester = document(&api, body).await?;
+    api.fence().await?;
+    let stamp = Stamp { at: api.now(), by: api.by(Some(&requester.by)), why: requester.why };
+    let asked = api.asked(Some(&stamp.by), None);
+    let (changed, text) = match api.registry.resume_brake(&stamp, &asked).await? {
+        Resumed::Done(_) => (true, "what was held back goes on"),
+        Resumed::Already => (false, "the brake had been released before"),
+        Resumed::NotBraked => (false, "nothing is held back"),
+    };
+    json(&Done { changed, text: text.to_owned() })
+}

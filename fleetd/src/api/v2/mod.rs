@@ -1,0 +1,73 @@
+//! API v2: everything that fleet 1.0 did not have. The wire types are `fleet-api`'s.
+
+mod change;
+mod cluster;
+mod events;
+mod machines;
+mod remote;
+mod states;
+mod units;
+mod wait;
+mod why;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, Response, header};
+use axum::routing::{get, post};
+use fleet_api::paths;
+use fleet_core::requests::Refusal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use unit_files::UnitName;
+
+use super::Failure;
+use super::state::{Api, read_body};
+
+type Answer = Result<axum::response::Response, Failure>;
+
+/// One JSON document per line.
+pub(super) const NDJSON: &str = "application/x-ndjson";
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route(paths::REQUESTS, post(change::post))
+        .route(paths::WAIT, post(wait::post))
+        .route(paths::UNITS, get(units::list))
+        .route(paths::UNIT, get(units::get))
+        .route(paths::UNIT_TEXT, get(units::text))
+        .route(paths::UNIT_WHY, get(why::get))
+        .route(paths::UNIT_STATUS, get(remote::status))
+        .route(paths::UNIT_JOURNAL, get(remote::journal))
+        .route(paths::STATES, get(states::list))
+        .route(paths::MACHINES, get(machines::list))
+        .route(paths::MACHINE_FORGET, post(machines::forget))
+        .route(paths::MACHINE_CONFIRM_DEAD, post(machines::confirm_dead))
+        .route(paths::EVENTS, get(events::list))
+        .route(paths::CLUSTER, get(cluster::get))
+        .route(paths::CLUSTER_ADOPT, post(cluster::adopt))
+        .route(paths::CLUSTER_RESUME, post(cluster::resume))
+}
+
+fn json<T: Serialize>(value: &T) -> Answer {
+    let body = serde_json::to_vec(value).expect("wire types have string keys and no fallible fields");
+    Ok(typed("application/json", Body::from(body)))
+}
+
+pub(super) fn typed(media: &'static str, body: Body) -> axum::response::Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
+
+/// The document in a request's body; an empty body is an empty document.
+async fn document<T: DeserializeOwned>(api: &Api, body: Body) -> Result<T, Failure> {
+    let bytes: Bytes = read_body(body, api.limits.v2_body).await?;
+    let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::bad_request(format!("unable to decode body: {error}")))
+}
+
+/// A name that is no unit's is as unknown as one that nobody has.
+fn unit_name(text: &str) -> Result<UnitName, Failure> {
+    UnitName::parse(text).map_err(|_| Refusal::Unknown.into())
+}
