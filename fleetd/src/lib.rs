@@ -5,6 +5,7 @@
 //! | [`config`] | what an operator sets |
 //! | [`identity`], [`member`] | who this machine is, and which cluster it belongs to |
 //! | [`session`] | its presence in the registry, and whether the store is trusted |
+//! | [`api`] | HTTP for operators, scripts and monitoring |
 //! | [`agent`] | makes this machine's systemd obey its orders |
 //! | [`notify`] | what systemd is told |
 //! | [`engine`] | one elected leader turns units and machines into orders |
@@ -12,6 +13,7 @@
 //! Components do not know each other; `wire` knows them all.
 
 pub mod agent;
+pub mod api;
 pub mod clock;
 pub mod config;
 mod durable;

@@ -4,6 +4,7 @@
 //! and puts them in one supervised set that ends on one token.
 
 mod agent_registry;
+mod views;
 
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions};
+use crate::api::{self, Limits, ListenError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::{self, EngineHandle, EngineOptions, LeaseMaker};
@@ -58,6 +60,8 @@ pub enum StartError {
     Lease(#[from] StartLeaseError),
     #[error(transparent)]
     Agent(#[from] AgentError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("cannot make the state directory {}; mount it writable", path.display())]
     StateDirectory { path: std::path::PathBuf, source: std::io::Error },
 }
@@ -146,6 +150,26 @@ impl Daemon {
             shutdown: shutdown.clone(),
         });
         tasks.spawn(serve);
+
+        let (_, serve) = api::Service::bind(api::Options {
+            registry: registry.clone(),
+            machine: identity.machine.clone(),
+            hostname: identity.hostname.clone(),
+            version: VERSION.to_owned(),
+            features: KNOWN_FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
+            clock: clock.clone(),
+            listen: config.listen.clone(),
+            token_limit: config.token_limit,
+            session: Arc::new(views::Session { handle: session.clone(), clock: clock.clone() }),
+            agent: Arc::new(views::LocalUnits { handle: agent_handle.clone(), clock: clock.clone() }),
+            engine: Arc::new(engine.clone()),
+            tools: api::tools::LocalTools::default(),
+            peers: None,
+            limits: Limits::default(),
+            shutdown: shutdown.clone(),
+        })
+        .await?;
+        tasks.spawn(serve.run());
 
         let (line, status) = watch::channel(String::new());
         tasks.spawn(status_line(line, session.clone(), agent_handle.clone(), engine.clone(), clock));

@@ -1,0 +1,91 @@
+//! What the API sees of the other components: snapshots of their handles, put into its own words.
+
+use fleet_core::Timestamp;
+
+use crate::agent::AgentHandle;
+use crate::api::ports::{AgentReport, EngineReport, EngineView, LocalAgent, SessionReport, SessionView};
+use crate::clock::Clock;
+use crate::engine::EngineHandle;
+use crate::session::{Connection, SessionHandle};
+
+#[derive(Debug)]
+pub struct Session {
+    pub handle: SessionHandle,
+    pub clock: Clock,
+}
+
+impl SessionView for Session {
+    fn session(&self) -> SessionReport {
+        let state = self.handle.state.borrow();
+        let (is_connected, since) = match &state.connection {
+            Connection::Connected { since } => (true, *since),
+            Connection::Disconnected { since, .. } => (false, *since),
+        };
+        let text = if state.may_act() && is_connected { String::new() } else { state.summary(self.clock.now()) };
+        SessionReport {
+            since,
+            is_connected,
+            trust: state.trust.clone(),
+            cluster: state.cluster.clone(),
+            has_presence: state.presence.is_some(),
+            text,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct LocalUnits {
+    pub handle: AgentHandle,
+    pub clock: Clock,
+}
+
+impl LocalAgent for LocalUnits {
+    fn agent(&self) -> AgentReport {
+        let status = self.handle.status();
+        let counters = &status.counters;
+        let is_fine = status.is_connected()
+            && status.holding.is_none()
+            && status.state_directory_error.is_none()
+            && status.systemd_error.is_none();
+        AgentReport {
+            has_passed: status.last_pass.is_some(),
+            units: status.units.clone(),
+            text: match &status.systemd_error {
+                Some(error) => format!("systemd cannot be read: {error}"),
+                None if is_fine => String::new(),
+                None => status.line(self.clock.now()),
+            },
+            busy: status.busy.len(),
+            orders: status.orders,
+            last_audit: None,
+            counters: vec![
+                ("pass_count_total", counters.passes),
+                ("effective_pass_count_total", counters.effective_passes),
+                ("audit_count_total", counters.audits),
+                ("audit_difference_count_total", counters.audit_differences),
+                ("start_count_total", counters.starts),
+                ("stop_count_total", counters.stops),
+                ("commit_count_total", counters.commits),
+            ],
+        }
+    }
+}
+
+impl EngineView for EngineHandle {
+    fn engine(&self) -> EngineReport {
+        let status = self.status.borrow();
+        let leading_since: Option<Timestamp> = status.leading.map(|(_, since)| since);
+        EngineReport {
+            leading_since,
+            frozen: status.frozen.len(),
+            counters: vec![
+                ("reconcile_count_total", status.passes),
+                ("group_count_total", status.groups_applied),
+                ("group_conflict_count_total", status.groups_conflicted),
+                ("failure_count_total", status.failures),
+                ("audit_count_total", status.audits),
+                ("audit_difference_count_total", status.audit_differences),
+            ],
+        }
+    }
+}
