@@ -234,6 +234,9 @@ impl Executor {
     /// All texts first, then the reload if these need one, then all pins, then all starts in their order.
     async fn bring_up(&self, up: Ups, reports: &Reports) {
         let Ups { installs, reloads, mut starts } = up;
+        if installs.is_empty() && starts.is_empty() {
+            return;
+        }
         let installed = installs.into_iter().map(|(unit, content, run_hash)| async move {
             let failure = self.install(&unit, content, run_hash).await.err();
             (unit, OnDisk { content, run_hash: Some(run_hash), is_linked: true }, failure)

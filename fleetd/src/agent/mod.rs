@@ -49,6 +49,9 @@ pub struct AgentOptions {
     pub state_directory: PathBuf,
     /// `/run/fleet/units`: where texts of ours lie.
     pub units_directory: PathBuf,
+    /// `/run/fleet/nonce`: names one life of `/run`. A container that was started again may show the boot id of its
+    /// host, which did not change; that it lost its `/run`, and everything in it, makes it a new boot all the same.
+    pub nonce: PathBuf,
     /// Features that this release knows; orders that require others are refused.
     pub features: BTreeSet<String>,
     /// A machine that boots without the registry starts what was launched after this time.
@@ -64,6 +67,7 @@ impl AgentOptions {
         AgentOptions {
             state_directory,
             units_directory: PathBuf::from("/run/fleet/units"),
+            nonce: PathBuf::from("/run/fleet/nonce"),
             features: BTreeSet::new(),
             offline_start_after: Duration::from_secs(8),
             audit_interval: Duration::from_secs(900),
@@ -77,6 +81,7 @@ impl std::fmt::Debug for AgentOptions {
         f.debug_struct("AgentOptions")
             .field("state_directory", &self.state_directory)
             .field("units_directory", &self.units_directory)
+            .field("nonce", &self.nonce)
             .field("features", &self.features)
             .field("offline_start_after", &self.offline_start_after)
             .field("audit_interval", &self.audit_interval)

@@ -58,8 +58,9 @@ impl Goal {
         if is_its_text && seen.is_up() {
             return Goal { adopt: true, ..Goal::default() };
         }
-        // The disk was lost, not the machine: the pin still shows that it ran in this boot.
-        if is_its_text && seen.is_at_rest() && seen.invocation().is_some() && record.applied.is_none() {
+        // The disk was lost, not the machine: a pin does not outlive a boot, so it ran in this one.
+        let has_run = is_its_text && seen.is_at_rest() && seen.invocation().is_some();
+        if has_run && (seen.is_pinned || record.applied.is_none()) {
             return Goal { adopt: true, ..Goal::default() };
         }
         let was_up = seen.is_up() || record.relaunch;

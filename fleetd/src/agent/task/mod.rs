@@ -6,6 +6,7 @@ mod pass;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ const PASSES_APART: Duration = Duration::from_millis(5);
 /// Longest that a pass waits for texts under way, so that a burst of orders is started together: each wave of starts
 /// costs systemd a scan of its unit directories.
 const TEXTS_WAIT: Duration = Duration::from_millis(25);
+/// Of the nonce, as much as fits into an id beside the boot id, and enough to tell lives of one machine apart.
+const NONCE_DIGITS: usize = 16;
 /// After systemd, the state directory or the read of the own rows failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -145,7 +148,7 @@ impl Agent {
     ) -> Result<(Agent, AgentHandle), AgentError> {
         let events = systemd.events();
         let (disk, restored) = Disk::open(&options.state_directory)?;
-        let boot = boot_id(&systemd).await?;
+        let boot = boot_id(&systemd, &options.nonce).await?;
         let mut local = Local::new(boot);
         local.known_features = options.features.clone();
         local.records = restored.records;
@@ -333,14 +336,13 @@ fn jittered(bound: Duration) -> Duration {
     bound.mul_f64(rand::rng().random_range(0.9..=1.1))
 }
 
-async fn boot_id(systemd: &Arc<dyn Systemd>) -> Result<BootId, AgentError> {
+/// Names the boot as far as units are concerned: the kernel's id, and the life of `/run` in which everything of ours
+/// lies.
+async fn boot_id(systemd: &Arc<dyn Systemd>, nonce: &Path) -> Result<BootId, AgentError> {
     let mut is_told = false;
-    loop {
+    let environment = loop {
         match systemd.environment().await {
-            Ok(environment) => {
-                return BootId::parse(&environment.boot_id)
-                    .map_err(|_| AgentError::BootId { text: environment.boot_id.clone() });
-            }
+            Ok(environment) => break environment,
             Err(error) => {
                 if !is_told {
                     warn!(error = %describe(&error), "waiting for systemd");
@@ -349,14 +351,15 @@ async fn boot_id(systemd: &Arc<dyn Systemd>) -> Result<BootId, AgentError> {
                 tokio::time::sleep(RETRY).await;
             }
         }
-    }
+    };
+    let nonce = std::fs::read_to_string(nonce).unwrap_or_default();
+    let life: String = nonce.trim().chars().take(NONCE_DIGITS).collect();
+    let text = if life.is_empty() { environment.boot_id } else { format!("{}-{life}", environment.boot_id) };
+    BootId::parse(&text).map_err(|_| AgentError::BootId { text })
 }
 
 /// Texts that cannot be read are as good as absent: they are fetched again.
-fn read_facts(
-    directory: &std::path::Path,
-    contents: &BTreeSet<ContentHash>,
-) -> BTreeMap<ContentHash, TextFacts> {
+fn read_facts(directory: &Path, contents: &BTreeSet<ContentHash>) -> BTreeMap<ContentHash, TextFacts> {
     let read = |hash: &ContentHash| {
         let bytes = read_content(directory, *hash).ok().flatten()?;
         Some((*hash, texts::facts(*hash, &bytes).ok()?))

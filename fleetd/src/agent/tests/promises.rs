@@ -326,6 +326,28 @@ async fn a_machine_that_boots_without_the_registry_starts_what_was_launched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_directory_that_was_lost_is_a_new_boot_and_one_that_was_not_is_none() {
+    let mut m = Machine::new();
+    m.set_nonce("0123456789abcdef0123456789abcdef");
+    m.start().await;
+    m.registry.launch("once.service", ONESHOT);
+    let number = m.registry.launch("a.service", SERVICE);
+    m.until_done("a.service", number).await;
+    m.pass(Duration::from_secs(1)).await;
+    for (nonce, reboots) in [("ffff", false), ("eeee", true)] {
+        m.kill().await;
+        m.set_nonce(nonce);
+        if reboots {
+            m.systemd.boot();
+        }
+        m.start().await;
+        m.pass(Duration::from_secs(10)).await;
+        let expected = if reboots { 2 } else { 1 };
+        assert_eq!((m.runs("a.service"), m.runs("once.service")), (expected, expected), "{nonce}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bus_that_is_cut_is_waited_for() {
     let m = Machine::started().await;
     let number = m.registry.launch("a.service", SERVICE);

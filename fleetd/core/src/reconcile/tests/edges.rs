@@ -281,3 +281,14 @@ fn a_start_that_hangs_is_broken_off_by_a_stop() {
     m.settle();
     assert_eq!((m.row(A).active.as_str(), m.row(A).applied), ("inactive", Some(number(2))));
 }
+
+#[test]
+fn a_boot_id_that_changes_under_a_running_machine_repeats_nothing() {
+    for manner in [Manner::RunsOn, Manner::Oneshot] {
+        let mut m = running(manner);
+        // The disk says another boot, and the pins say that it was none.
+        m.boots += 1;
+        m.settle();
+        assert_eq!((m.runs(A), m.stops(A)), (1, 0), "{manner:?}");
+    }
+}
