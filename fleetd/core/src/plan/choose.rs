@@ -51,6 +51,10 @@ pub fn choose<'w>(
         if best.is_none_or(|best| score < best) {
             best = Some(score);
         }
+        // Candidates come least loaded first: nobody behind this one is better.
+        if score.followers_left_behind == 0 && !score.is_replaced {
+            break;
+        }
     }
     best.map(|best| best.slot)
 }
