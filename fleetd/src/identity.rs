@@ -28,18 +28,16 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads `machine-id(5)`, the kernel's boot id, and the nonce in the runtime directory, which is made if missing.
+    /// Reads `machine-id(5)` and the nonce in the runtime directory, which is made if missing. `boot` is systemd's word
+    /// for this run of the machine: the kernel's alone would miss a soft reboot, and a container's.
     ///
     /// # Errors
     /// A missing or malformed machine id; an unwritable runtime directory.
-    pub fn of_this_machine(runtime_directory: &Path) -> Result<Identity, IdentityError> {
+    pub fn of_this_machine(runtime_directory: &Path, boot: BootId) -> Result<Identity, IdentityError> {
         let machine = Path::new("/etc/machine-id");
-        let boot = Path::new("/proc/sys/kernel/random/boot_id");
         let id = read(machine, "`systemd-machine-id-setup` makes one")?;
-        let machine =
-            MachineId::parse(&id).map_err(|source| IdentityError::Invalid { path: machine.into(), source })?;
-        let id = read(boot, "mount /proc")?;
-        let boot = BootId::parse(&id).map_err(|source| IdentityError::Invalid { path: boot.into(), source })?;
+        let machine = MachineId::parse(&id)
+            .map_err(|source| IdentityError::Invalid { path: machine.into(), source })?;
         Ok(Identity { machine, boot, nonce: nonce(runtime_directory)?, hostname: hostname() })
     }
 }
@@ -73,10 +71,10 @@ fn hostname() -> String {
 #[must_use]
 pub fn default_address() -> Option<IpAddr> {
     // Connecting a datagram socket sends nothing; it only makes the kernel choose a route and with it an address.
-    let towards = [SocketAddr::from(([192, 0, 2, 1], 9)), SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9))];
+    let towards =
+        [SocketAddr::from(([192, 0, 2, 1], 9)), SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9))];
     towards.iter().find_map(|to| {
-        let any: SocketAddr =
-            if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+        let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
         let socket = UdpSocket::bind(any).ok()?;
         socket.connect(to).ok()?;
         let address = socket.local_addr().ok()?.ip();

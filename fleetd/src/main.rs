@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
+use fleet_core::BootId;
 use fleet_registry::etcd::{EtcdOptions, EtcdStore, EtcdTls};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
-use fleet_systemd::DbusSystemd;
+use fleet_systemd::{DbusSystemd, Systemd as _};
 use fleetd::clock::Clock;
 use fleetd::config::{self, Config, ConfigError, Sources};
 use fleetd::engine::LeaseMaker;
@@ -40,7 +41,8 @@ enum Command {
 }
 
 fn help() -> String {
-    let mut text = String::from("Keys of the configuration file; each is also an environment variable FLEET_<KEY>:\n");
+    let mut text =
+        String::from("Keys of the configuration file; each is also an environment variable FLEET_<KEY>:\n");
     for key in config::KEYS {
         let default = if key.default.is_empty() { "-" } else { key.default };
         text.push_str(&format!("  {:<26} {} [{default}]\n", key.name, key.help));
@@ -102,7 +104,6 @@ fn log(verbosity: u8) {
 async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let identity = Identity::of_this_machine(&config.runtime_directory)?;
     let etcd = etcd(&config)?;
     let store = Arc::new(EtcdStore::new(&etcd).context("the etcd client cannot be made")?);
     let systemd = DbusSystemd::connect(fleet_systemd::Options {
@@ -111,6 +112,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     })
     .await
     .context("cannot reach systemd over D-Bus; fleetd needs systemd as PID 1 and a system bus")?;
+    let environment = systemd.environment().await.context("systemd does not say which boot this is")?;
+    let boot = BootId::parse(&environment.boot_id).context("systemd names no boot")?;
+    let identity = Identity::of_this_machine(&config.runtime_directory, boot)?;
     let mut daemon = Daemon::start(DaemonOptions {
         config,
         identity,
@@ -136,9 +140,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
 fn etcd(config: &Config) -> Result<EtcdOptions, ConfigError> {
     let read = |key: &'static str, path: &Option<PathBuf>| match path {
         None => Ok(None),
-        Some(path) => std::fs::read(path)
-            .map(Some)
-            .map_err(|source| ConfigError::Credential { key, path: path.clone(), source }),
+        Some(path) => std::fs::read(path).map(Some).map_err(|source| ConfigError::Credential {
+            key,
+            path: path.clone(),
+            source,
+        }),
     };
     let ca = read("etcd_cafile", &config.etcd_cafile)?;
     let certificate = read("etcd_certfile", &config.etcd_certfile)?;

@@ -261,7 +261,8 @@ pub enum SystemdEvent {
 /// The machine as systemd sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
-    /// Kernel's boot id, 32 lower-case hex digits without dashes.
+    /// One run of this machine's userspace: the kernel's boot id, a dash, and when systemd began to run units. At most
+    /// 64 characters; equal over re-executions of systemd.
     pub boot_id: String,
     /// `252.39-1~deb12u1`, as systemd prints it.
     pub version: String,

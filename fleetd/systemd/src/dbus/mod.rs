@@ -241,10 +241,14 @@ impl Systemd for DbusSystemd {
     async fn environment(&self) -> Result<Environment, SystemdError> {
         let about = About::machine("read environment");
         let version = self.bus.get(about, MANAGER_PATH, MANAGER, "Version").await?;
+        // When this systemd began to run units. A service whose /proc/sys is protected sees the host's boot id in a
+        // container, which then outlives the container's boots, and a soft reboot keeps the kernel's; a re-execution
+        // keeps both.
+        let since: u64 = self.bus.get(about, MANAGER_PATH, MANAGER, "UserspaceTimestamp").await?;
         let path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot_id = fs::read_to_string(self.files.real(path))
             .map_err(|error| SystemdError::file("read", path, error))?;
-        Ok(Environment { boot_id: boot_id.trim().replace('-', ""), version })
+        Ok(Environment { boot_id: format!("{}-{since:x}", boot_id.trim().replace('-', "")), version })
     }
 }
 
