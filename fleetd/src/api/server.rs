@@ -61,6 +61,9 @@ impl Service {
     /// Serves until the shutdown, then lets open requests end.
     pub async fn run(self) {
         let tasks = TaskTracker::new();
+        // Whoever drops this future ends what it has started: a connection must not outlive its fleetd.
+        let dropped = CancellationToken::new();
+        let _guard = dropped.clone().drop_guard();
         let slots = Arc::new(Semaphore::new(self.limits.connections));
         for listener in self.listeners {
             let connections = Connections {
@@ -69,8 +72,10 @@ impl Service {
                 slots: Arc::clone(&slots),
                 tasks: tasks.clone(),
                 shutdown: self.shutdown.clone(),
+                dropped: dropped.clone(),
             };
-            tasks.spawn(connections.accept(listener));
+            let dropped = dropped.clone();
+            tasks.spawn(async move { dropped.run_until_cancelled(connections.accept(listener)).await });
         }
         self.shutdown.cancelled().await;
         tasks.close();
@@ -86,6 +91,7 @@ struct Connections {
     slots: Arc<Semaphore>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    dropped: CancellationToken,
 }
 
 impl Connections {
@@ -122,8 +128,9 @@ impl Connections {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (router, header, shutdown) = (self.router.clone(), self.header, self.shutdown.clone());
+        let dropped = self.dropped.clone();
         self.tasks.spawn(async move {
-            serve_connection(stream, router, header, shutdown).await;
+            dropped.run_until_cancelled(serve_connection(stream, router, header, shutdown)).await;
             drop(slot);
         });
     }
