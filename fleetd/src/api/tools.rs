@@ -110,7 +110,7 @@ impl LocalTools {
         let Ok((ended, out, err)) = tokio::time::timeout(STATUS_TIME, output).await else {
             return Err(failed("systemctl status", format!("no end within {STATUS_TIME:?}")));
         };
-        let ended = ended.map_err(|error| failed("systemctl status", error.to_string()))?;
+        let ended = ended.map_err(|error| failed("systemctl status", error))?;
         Ok(StatusReport { machine, exit_code: ended.code().unwrap_or(1), text: out + &err })
     }
 
@@ -209,10 +209,10 @@ fn spawn(command: &mut Command, program: &str) -> Result<Child, Failure> {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| failed(program, error.to_string()))
+        .map_err(|error| failed(program, error))
 }
 
-fn failed(what: &str, why: String) -> Failure {
+fn failed(what: &str, why: impl std::fmt::Display) -> Failure {
     Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{what} on this machine: {why}"))
 }
 

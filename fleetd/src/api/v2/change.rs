@@ -114,10 +114,6 @@ impl<'r> Batch<'r> {
                 }
                 continue;
             };
-            // The same unit named twice is written once; the second finds the request's id in the record.
-            let mut names = BTreeSet::new();
-            let judged: Vec<_> =
-                judged.into_iter().filter(|(i, _, _)| names.insert(&self.request.actions[*i].unit)).collect();
             let mut writes = Vec::with_capacity(judged.len());
             let mut answers = Vec::with_capacity(judged.len());
             for (index, expected, written) in judged {
@@ -225,9 +221,14 @@ impl<'r> Batch<'r> {
     fn judge(&mut self, open: &[usize], known: &Known) -> Vec<(usize, Revision, Written)> {
         let mut submitted: BTreeMap<UnitName, Vec<String>> = BTreeMap::new();
         let mut writes = Vec::new();
+        let mut written_names = BTreeSet::new();
         for index in open.iter().copied() {
             let Ok(name) = self.items[index].name.clone() else { continue };
             let action = self.items[index].action;
+            if written_names.contains(&name) {
+                // Named twice: the next round finds the request's id in the record.
+                continue;
+            }
             if let Some(failure) = known.unreadable.get(&name) {
                 self.items[index].result = Some(failed(action, failure));
                 continue;
@@ -235,6 +236,7 @@ impl<'r> Batch<'r> {
             let record = known.record(&name);
             match self.judge_one(action, &name, record, known, &mut submitted) {
                 Ok(Verdict::Write(written)) => {
+                    written_names.insert(name.clone());
                     writes.push((index, record.map_or(Revision(0), |record| record.modified), *written));
                 }
                 Ok(Verdict::Nothing { warnings }) => {

@@ -1,1 +1,0 @@
-//! The API against a store in memory, over real sockets.

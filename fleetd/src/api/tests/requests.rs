@@ -1,0 +1,221 @@
+//! Batches of v2: idempotence, conflicts, templates, refusals.
+
+use fleet_api::v2::{
+    Action, ChangeReport, ChangeRequest, ClusterView, Explanation, MachineList, UnitList, UnitView, Verb,
+};
+use fleet_core::store_trust::Trust;
+use fleet_registry::keys::Key;
+use fleet_registry::memory::{Fault, Injection};
+use fleet_registry::store::Operation;
+use serde_json::json;
+
+use super::{Lab, OWN, TEXT, machine};
+
+#[tokio::test]
+async fn submit_start_and_list_over_the_socket() {
+    let lab = Lab::start().await;
+    lab.present(OWN, "10.0.0.1").await;
+    lab.lead(OWN).await;
+    let new = lab.one("r1", Verb::Submit, "a.service", Some(TEXT)).await;
+    assert!(new.ok && new.created && new.changed && new.error.is_none(), "{new:?}");
+    assert_eq!((new.desired.as_str(), new.generation), ("inactive", 1));
+    let started = lab.one("r2", Verb::Start, "a.service", None).await;
+    assert_eq!((started.desired.as_str(), started.created), ("launched", false));
+    assert!(started.revision > new.revision && started.uid == new.uid);
+    lab.place("a.service", OWN, 1, Some("active")).await;
+    let list: UnitList =
+        lab.client().get("/fleet/v2/units?name=a.service&name=b.service&text=true").await.unwrap();
+    let unit = &list.units[0];
+    assert_eq!((unit.current_state.as_str(), unit.text.as_deref()), ("launched", Some(TEXT)));
+    assert_eq!((unit.states[0].active.as_str(), unit.states[0].ip.as_str()), ("active", "10.0.0.1"));
+    assert!(unit.orders[0].applied && list.units.len() == 1);
+    let one: UnitView = lab.client().get("/fleet/v2/units/a.service").await.unwrap();
+    assert_eq!(one.states, unit.states);
+    let all: UnitList = lab.client().get("/fleet/v2/units?prefix=a").await.unwrap();
+    assert_eq!(all.units.len(), 1);
+    assert_eq!(lab.get("/fleet/v2/units/a.service/text").await.body, TEXT);
+    let machines: MachineList = lab.client().get("/fleet/v2/machines").await.unwrap();
+    assert!(machines.machines[0].leader && machines.machines[0].units == 1, "{machines:?}");
+    let cluster: ClusterView = lab.client().get("/fleet/v2/cluster").await.unwrap();
+    assert_eq!((cluster.id.as_str(), cluster.units, cluster.machines.present), ("ours", 1, 1));
+    let events = lab.get("/fleet/v2/events?unit=a.service").await.json();
+    assert_eq!(events["events"][0]["notes"][0]["kind"], "unit-created");
+    assert_eq!(events["events"][1]["request"], "r2");
+}
+
+#[tokio::test]
+async fn the_same_request_sent_again_is_answered_as_the_first_time() {
+    let lab = Lab::start().await;
+    let first = lab.one("r1", Verb::Start, "a.service", Some(TEXT)).await;
+    let again = lab.one("r1", Verb::Start, "a.service", Some(TEXT)).await;
+    assert_eq!(first, again);
+    assert_eq!(lab.record("a.service").await.counters.start, 1);
+    lab.one("r2", Verb::Start, "a.service", None).await;
+    assert_eq!(lab.record("a.service").await.counters.start, 2);
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_is_lost_counts_once() {
+    let lab = Lab::start().await;
+    // The first transaction reads what the write has to compare, the second is the read of the unit.
+    lab.one("r0", Verb::Submit, "a.service", Some(TEXT)).await;
+    lab.store.inject(Injection::next(Fault::DropReply).on(Operation::Txn).after(2));
+    let result = lab.one("r1", Verb::Start, "a.service", None).await;
+    assert!(result.ok, "{result:?}");
+    let record = lab.record("a.service").await;
+    assert_eq!(record.counters.start, 1);
+}
+
+#[tokio::test]
+async fn units_of_a_batch_are_judged_each_for_itself() {
+    let lab = Lab::start().await;
+    let action = |unit: &str, verb, text: &str| Action { text: Some(text.into()), ..Action::new(unit, verb) };
+    let results = lab
+        .change(
+            "r1",
+            vec![
+                action("a.service", Verb::Submit, TEXT),
+                action("a.nothing", Verb::Submit, TEXT),
+                action(
+                    "b.service",
+                    Verb::Submit,
+                    "[X-Fleet]\nMachineOf=c.service\n[Service]\nExecStart=/bin/true\n",
+                ),
+                action(
+                    "c.service",
+                    Verb::Submit,
+                    "[X-Fleet]\nMachineOf=b.service\n[Service]\nExecStart=/bin/true\n",
+                ),
+                action(
+                    "d.service",
+                    Verb::Submit,
+                    "[Install]\nAlias=a.service\n[Service]\nExecStart=/bin/true\n",
+                ),
+                Action::new("e.service", Verb::Stop),
+                Action { force: true, ..Action::new("a.service", Verb::Submit) },
+                Action::new("a.service", Verb::Destroy),
+            ],
+        )
+        .await;
+    let codes: Vec<u16> = results.iter().map(|r| r.error.as_ref().map_or(200, |error| error.code)).collect();
+    assert_eq!(codes, [200, 400, 200, 400, 400, 404, 200, 400]);
+    let circle = results[3].error.as_ref().unwrap();
+    assert_eq!(circle.message, "MachineOf forms a circle: c.service -> b.service -> c.service");
+    assert!(circle.remedy.is_some());
+}
+
+#[tokio::test]
+async fn an_instance_is_made_from_its_template() {
+    let lab = Lab::start().await;
+    let missing = lab.one("r0", Verb::Start, "a@1.service", None).await;
+    assert_eq!(missing.error.unwrap().code, 404);
+    lab.one(
+        "r1",
+        Verb::Submit,
+        "a@.service",
+        Some("[Unit]\nDescription=%i\n[Service]\nExecStart=/bin/true\n"),
+    )
+    .await;
+    let started = lab.one("r2", Verb::Start, "a@1.service", None).await;
+    assert!(started.created && started.desired == "launched", "{started:?}");
+    let record = lab.record("a@1.service").await;
+    let origin = record.template.unwrap();
+    assert_eq!((origin.unit.as_str(), origin.generation.0), ("a@.service", 1));
+    let refused = lab.one("r3", Verb::Start, "a@.service", None).await.error.unwrap();
+    assert_eq!(refused.message, "cannot activate template \"a@.service\"");
+}
+
+#[tokio::test]
+async fn other_text_replaces_only_if_asked_and_a_dry_run_writes_nothing() {
+    let lab = Lab::start().await;
+    lab.one("r1", Verb::Start, "a.service", Some(TEXT)).await;
+    let other = "[Service]\nExecStart=/bin/sleep 2d\n";
+    let kept = lab.one("r2", Verb::Submit, "a.service", Some(other)).await;
+    assert!(kept.ok && !kept.changed && kept.warnings.len() == 1, "{kept:?}");
+    let replace =
+        Action { text: Some(other.into()), replace: true, ..Action::new("a.service", Verb::Submit) };
+    let request = ChangeRequest {
+        request_id: "r3".into(),
+        dry_run: true,
+        actions: vec![replace.clone()],
+        ..ChangeRequest::default()
+    };
+    let report: ChangeReport = lab.client().post("/fleet/v2/requests", &request).await.unwrap();
+    assert_eq!((report.results[0].generation, report.results[0].changed), (2, false));
+    assert_eq!(lab.record("a.service").await.current.generation.0, 1);
+    let replaced = lab.change("r3", vec![replace]).await.remove(0);
+    assert_eq!((replaced.generation, replaced.desired.as_str()), (2, "launched"));
+}
+
+#[tokio::test]
+async fn a_conflict_is_judged_again_on_what_the_other_wrote() {
+    let lab = Lab::start().await;
+    lab.one("r0", Verb::Submit, "a.service", Some(TEXT)).await;
+    let starts = (0..8).map(|number| {
+        let client = lab.client();
+        async move {
+            let actions = vec![Action::new("a.service", Verb::Start)];
+            let request =
+                ChangeRequest { request_id: format!("s{number}"), actions, ..ChangeRequest::default() };
+            client.post::<ChangeReport>("/fleet/v2/requests", &request).await.unwrap().results.remove(0)
+        }
+    });
+    let results = futures_util::future::join_all(starts).await;
+    let done = results.iter().filter(|result| result.ok).count();
+    assert!(done > 0);
+    assert_eq!(lab.record("a.service").await.counters.start, done as u64);
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_a_store_that_is_not_trusted_or_on_hold() {
+    let lab = Lab::start().await;
+    lab.write(&Key::Hold, json!({"by": OWN, "since": 1, "why": "revision"})).await;
+    let request = |id: &str| ChangeRequest {
+        request_id: id.into(),
+        actions: vec![Action { text: Some(TEXT.into()), ..Action::new("a.service", Verb::Submit) }],
+        ..ChangeRequest::default()
+    };
+    let sent = lab.client().post::<ChangeReport>("/fleet/v2/requests", &request("r1")).await;
+    assert!(sent.unwrap_err().to_string().contains("on hold"));
+    let dry = lab
+        .client()
+        .post::<serde_json::Value>("/fleet/v2/cluster/adopt", &json!({"by": "me"}))
+        .await
+        .unwrap();
+    assert_eq!((&dry["epoch"], &dry["done"]), (&json!(2), &json!(false)));
+    let adopted = lab
+        .client()
+        .post::<serde_json::Value>("/fleet/v2/cluster/adopt", &json!({"yes": true}))
+        .await
+        .unwrap();
+    assert_eq!(adopted["done"], true);
+    lab.fake.session.lock().unwrap().trust = Some(Trust::Empty);
+    let sent = lab.client().post::<ChangeReport>("/fleet/v2/requests", &request("r2")).await;
+    assert!(sent.unwrap_err().to_string().contains("does not trust"));
+    lab.fake.session.lock().unwrap().trust = Some(Trust::Own);
+    assert!(
+        lab.client().post::<ChangeReport>("/fleet/v2/requests", &request("r3")).await.unwrap().results[0].ok
+    );
+}
+
+#[tokio::test]
+async fn why_judges_every_machine_and_absent_ones_can_be_forgotten() {
+    let lab = Lab::start().await;
+    lab.present(OWN, "10.0.0.1").await;
+    lab.present("bbbbbbbb22222222", "10.0.0.2").await;
+    let text = format!("{TEXT}[X-Fleet]\nMachineID=bbbbbbbb\n");
+    lab.one("r1", Verb::Start, "a.service", Some(&text)).await;
+    let why: Explanation = lab.client().get("/fleet/v2/units/a.service/why").await.unwrap();
+    let verdicts: Vec<(bool, &str)> = why.machines.iter().map(|m| (m.ok, m.code.as_str())).collect();
+    assert_eq!(verdicts, [(false, "machine-id"), (true, "")]);
+    let one: Explanation = lab.client().get("/fleet/v2/units/a.service/why?machine=aaaaaaaa").await.unwrap();
+    assert_eq!(one.machines.len(), 1);
+    let forget = "/fleet/v2/machines/bbbbbbbb/forget";
+    let refused = lab.client().post::<serde_json::Value>(forget, &json!({})).await.unwrap_err();
+    assert!(refused.to_string().contains("is present"), "{refused}");
+    lab.delete(&Key::Presence(machine("bbbbbbbb22222222"))).await;
+    let done = lab.client().post::<serde_json::Value>(forget, &json!({"by": "me"})).await.unwrap();
+    assert_eq!(done["changed"], true);
+    let machines: MachineList = lab.client().get("/fleet/v2/machines").await.unwrap();
+    assert_eq!(machines.machines.len(), 1);
+}
