@@ -6,7 +6,7 @@ use fleet_api::v2::{
 };
 use fleet_core::records::{
     self, Counters, Decision, DecisionLine, Order, Placement, RowPhase, Stamp, StateRow, UnitRecord,
-    Versioned,
+    Versioned, Wanted,
 };
 use fleet_core::requests::current::current_state;
 use fleet_core::{MachineId, Timestamp};
@@ -125,6 +125,13 @@ fn order_view(machine: &MachineId, order: &Order, row: Option<&StateRow>) -> Ord
         reason: reason(&order.reason),
         applied: row.and_then(|row| row.applied).is_some_and(|number| number >= order.number),
     }
+}
+
+/// The unit was ordered away from a machine that is lost: what that machine last said of it is over, whether or not it
+/// has heard.
+pub(super) fn has_left(snapshot: &Snapshot, machine: &MachineId, name: &UnitName) -> bool {
+    let order = snapshot.orders.get(machine).and_then(|orders| orders.get(name));
+    !is_present(snapshot, machine) && order.is_some_and(|order| order.value.wanted == Wanted::Gone)
 }
 
 /// What one machine says of one unit, and how old that is.

@@ -12,7 +12,7 @@ use unit_files::UnitName;
 use super::super::Failure;
 use super::super::query::Query;
 use super::super::state::Api;
-use super::super::views::is_present;
+use super::super::views::{has_left, is_present};
 use super::{Answer, json, page};
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
@@ -52,10 +52,16 @@ async fn rows(
         (Some(machine), None) => Area::StatesOf(machine),
         (None, _) => Area::States,
     };
-    let snapshot = api.registry.read(&[area, Area::Presence, Area::Lost]).await?;
+    let mut snapshot = api.registry.read(&[area, Area::Presence, Area::Lost]).await?;
+    if !snapshot.lost.is_empty() {
+        // Only what was ordered of machines that are away matters here.
+        let areas: Vec<Area> = snapshot.lost.keys().cloned().map(Area::OrdersOf).collect();
+        snapshot.orders = api.registry.read(&areas).await?.orders;
+    }
     let mut found: Vec<(&UnitName, &MachineId, UnitState)> = Vec::new();
     for (id, states) in &snapshot.states {
-        for (name, row) in states.iter().filter(|(name, _)| unit.as_ref().is_none_or(|unit| unit == *name)) {
+        let asked = states.iter().filter(|(name, _)| unit.as_ref().is_none_or(|unit| unit == *name));
+        for (name, row) in asked.filter(|(name, _)| !has_left(&snapshot, id, name)) {
             found.extend(entity(&snapshot, id, name, &row.value).map(|state| (name, id, state)));
         }
     }

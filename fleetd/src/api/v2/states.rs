@@ -23,7 +23,7 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let (now, mut states) = (api.now(), Vec::new());
     for (id, rows) in snapshot.states.iter().filter(|(id, _)| machine.as_ref().is_none_or(|only| only == *id))
     {
-        let rows = rows.iter().filter(|(name, _)| is_asked(name));
+        let rows = rows.iter().filter(|(name, _)| is_asked(name) && !views::has_left(&snapshot, id, name));
         states.extend(rows.map(|(name, row)| views::state(&snapshot, id, name, &row.value, now)));
     }
     states.sort_by(|a, b| (&a.unit, &a.machine).cmp(&(&b.unit, &b.machine)));
