@@ -111,6 +111,21 @@ fn wrong_dependencies(packages: &[Package]) -> Vec<String> {
     wrong
 }
 
+/// Dependencies from outside the workspace that `page` has no line for, and lines for what nothing depends on.
+fn unexplained(packages: &[Package], page: &str) -> Vec<String> {
+    let ours: BTreeSet<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+    let used: BTreeSet<&str> =
+        packages.iter().flat_map(|package| &package.dependencies).map(|on| on.name.as_str()).collect();
+    let used: BTreeSet<&str> = used.difference(&ours).copied().collect();
+    // Programs have a table of two columns, crates one of three.
+    let rows = page.lines().filter(|line| line.matches('|').count() == 4);
+    let said: BTreeSet<&str> =
+        rows.filter_map(|row| row.strip_prefix("| `")?.split_once('`').map(|(name, _)| name)).collect();
+    let lacking = used.difference(&said).map(|name| format!("{name} is used and not explained"));
+    let left = said.difference(&used).map(|name| format!("{name} is explained and not used"));
+    lacking.chain(left).collect()
+}
+
 /// A path that a source names, such as `std::fs::File`, without its `crate::`, `self::` and `super::`.
 #[derive(Debug, PartialEq, Eq)]
 struct Named {
@@ -324,6 +339,18 @@ fn layering_tasks_of_fleetd_do_not_name_each_other() {
     for task in TASKS {
         assert!(root.join(task).is_dir(), "{task} is a module of fleetd");
     }
+}
+
+#[test]
+fn layering_every_dependency_is_explained() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/development/dependencies.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let packages = workspace();
+    assert_eq!(unexplained(&packages, &page), Vec::<String>::new(), "see docs/development/dependencies.md");
+    assert_eq!(
+        unexplained(&packages, &page.replace("| `zbus` |", "| `zbus-of-old` |")),
+        ["zbus is used and not explained", "zbus-of-old is explained and not used"]
+    );
 }
 
 #[test]
