@@ -45,6 +45,10 @@ pub trait OrdersFeed: Send {
     /// Waits for the next change of the view, or of the connection. Reconnects by itself, with backoff. Cancel safe.
     async fn changed(&mut self) -> FeedEvent;
 
+    /// Has the next call of [`changed`](Self::changed) compare the view with the registry in full: watches have lost
+    /// events before. A feed that cannot miss anything has nothing to do.
+    fn audit(&mut self) {}
+
     /// None until the registry has answered once.
     fn view(&self) -> Option<FeedView<'_>>;
 }
@@ -56,13 +60,18 @@ pub enum FeedEvent {
     Disconnected {
         why: String,
     },
+    /// The view was compared with the registry. Where they differed, the right one follows as `Changed`.
+    Audited {
+        differences: usize,
+    },
 }
 
 /// What was read at one revision: `cluster` and `hold` with the orders.
 #[derive(Clone, Copy, Debug)]
 pub struct FeedView<'a> {
     pub orders: &'a Orders,
-    /// Nothing is applied unless this says so.
+    /// Nothing is applied unless this says so. Whoever implements it says [`Trust::Held`] too for as long as it is not
+    /// settled that this machine's identity is its own: a cloned machine must not start the other's units.
     pub trust: &'a Trust,
 }
 

@@ -21,6 +21,13 @@ impl Agent {
     pub(super) fn on_feed(&mut self, event: FeedEvent, feed: &dyn OrdersFeed) {
         let now = (self.options.clock)();
         match event {
+            FeedEvent::Audited { differences } => {
+                if differences > 0 {
+                    warn!(differences, "the audit found orders that were never announced");
+                }
+                self.status.counters.audit_differences += differences as u64;
+                return;
+            }
             FeedEvent::Changed => {
                 if !self.status.is_connected() {
                     info!("connected to the registry");
@@ -113,7 +120,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn on_time(&mut self) {
+    pub(super) fn on_time(&mut self, feed: &mut dyn OrdersFeed) {
         let now = Instant::now();
         if self.next_look.is_some_and(|at| at <= now) {
             self.next_look = None;
@@ -133,6 +140,7 @@ impl Agent {
             self.status.counters.audits += 1;
             (self.is_auditing, self.is_collecting, self.is_pass_due) = (true, true, true);
             self.observer.mark_all();
+            feed.audit();
         }
     }
 

@@ -243,7 +243,7 @@ impl Agent {
                 answer = pending_or(&mut rows) => self.on_rows(answer),
                 done = pending_or(&mut upkeep) => self.on_upkeep(done),
                 Some(()) = executions.next(), if !executions.is_empty() => {}
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.on_time(),
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.on_time(feed.as_mut()),
             }
             self.tell();
         }
