@@ -6,6 +6,7 @@
 //! | [`identity`], [`member`] | who this machine is, and which cluster it belongs to |
 //! | [`session`] | its presence in the registry, and whether the store is trusted |
 //! | [`api`] | HTTP for operators, scripts and monitoring |
+//! | [`peer`] | one machine's fleetd asks another's |
 //! | [`agent`] | makes this machine's systemd obey its orders |
 //! | [`notify`] | what systemd is told |
 //! | [`engine`] | one elected leader turns units and machines into orders |
@@ -21,5 +22,6 @@ pub mod engine;
 pub mod identity;
 pub mod member;
 pub mod notify;
+pub mod peer;
 pub mod session;
 pub mod wire;

@@ -28,7 +28,7 @@ mod tests;
 pub mod tools;
 mod units;
 mod v1;
-mod v2;
+pub(crate) mod v2;
 mod views;
 
 use std::collections::BTreeSet;

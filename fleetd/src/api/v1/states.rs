@@ -12,6 +12,7 @@ use unit_files::UnitName;
 use super::super::Failure;
 use super::super::query::Query;
 use super::super::state::Api;
+use super::super::units::KEYS_AT_ONCE;
 use super::super::views::{has_left, is_present};
 use super::{Answer, json, page};
 
@@ -56,7 +57,9 @@ async fn rows(
     if !snapshot.lost.is_empty() {
         // Only what was ordered of machines that are away matters here.
         let areas: Vec<Area> = snapshot.lost.keys().cloned().map(Area::OrdersOf).collect();
-        snapshot.orders = api.registry.read(&areas).await?.orders;
+        for areas in areas.chunks(KEYS_AT_ONCE) {
+            snapshot.orders.extend(api.registry.read(areas).await?.orders);
+        }
     }
     let mut found: Vec<(&UnitName, &MachineId, UnitState)> = Vec::new();
     for (id, states) in &snapshot.states {

@@ -26,7 +26,7 @@ use super::state::{Api, read_body};
 type Answer = Result<axum::response::Response, Failure>;
 
 /// One JSON document per line.
-pub(super) const NDJSON: &str = "application/x-ndjson";
+pub(crate) const NDJSON: &str = "application/x-ndjson";
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -48,12 +48,12 @@ pub(super) fn routes() -> Router<Api> {
         .route(paths::CLUSTER_RESUME, post(cluster::resume))
 }
 
-fn json<T: Serialize>(value: &T) -> Answer {
+pub(crate) fn json<T: Serialize>(value: &T) -> Answer {
     let body = serde_json::to_vec(value).expect("wire types have string keys and no fallible fields");
     Ok(typed("application/json", Body::from(body)))
 }
 
-pub(super) fn typed(media: &'static str, body: Body) -> axum::response::Response {
+pub(crate) fn typed(media: &'static str, body: Body) -> axum::response::Response {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     response

@@ -1,0 +1,200 @@
+//! Machines that ask each other, over loopback and a store in memory.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_api::v2::JournalLine;
+use fleet_core::MachineId;
+use fleet_registry::Registry;
+use fleet_registry::keys::{DEFAULT_PREFIX, Key, Keys};
+use fleet_registry::memory::{Link, MemoryStore};
+use fleet_registry::store::{Op, Store, Txn};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use unit_files::UnitName;
+
+use super::{Options, PeerClient, PeerKeys, Service};
+use crate::api::ports::Peers;
+use crate::api::tools::{JournalOptions, LocalTools};
+
+fn machine(id: &str) -> MachineId {
+    MachineId::parse(id).unwrap()
+}
+fn unit() -> UnitName {
+    UnitName::parse("a.service").unwrap()
+}
+
+struct Pair {
+    store: MemoryStore,
+    registry: Registry,
+    address: SocketAddr,
+    server_keys: PeerKeys,
+    client_keys: PeerKeys,
+    _tools: tempfile::TempDir,
+    shutdown: CancellationToken,
+}
+
+impl Pair {
+    /// `m1` answers; `m2` may ask.
+    async fn start() -> Pair {
+        let store = MemoryStore::new(7);
+        let registry = Registry::new(Arc::new(store.clone()), Keys::new(DEFAULT_PREFIX).unwrap(), 1);
+        let (server_keys, client_keys) =
+            (PeerKeys::generate(&machine("m1")).unwrap(), PeerKeys::generate(&machine("m2")).unwrap());
+        let tools = tempfile::tempdir().unwrap();
+        let program = tools.path().join("tool");
+        std::fs::write(&program, "#!/bin/sh\necho \"$@\"\nexit 3\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let shutdown = CancellationToken::new();
+        let options = Options {
+            registry: registry.clone(),
+            machine: machine("m1"),
+            keys: server_keys.clone(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            tools: LocalTools { systemctl: program.clone(), journalctl: program },
+            heartbeat: Duration::from_millis(100),
+            shutdown: shutdown.clone(),
+        };
+        let (handle, service) = Service::bind(options).await.unwrap();
+        tokio::spawn(service.run());
+        let pair = Pair {
+            store,
+            registry,
+            address: handle.address,
+            server_keys,
+            client_keys,
+            _tools: tools,
+            shutdown,
+        };
+        pair.publish("m1", &pair.server_keys).await;
+        pair.publish("m2", &pair.client_keys).await;
+        pair
+    }
+
+    async fn publish(&self, id: &str, keys: &PeerKeys) {
+        let presence = json!({
+            "machine": id, "boot": "b", "nonce": "n", "agent_ttl": 15_000, "since": 1,
+            "peer_address": self.address.to_string(), "fingerprint": keys.fingerprint()});
+        let key = self.registry.keys().key(&Key::Presence(machine(id)));
+        self.store.txn(Txn::of(vec![Op::put(key, presence.to_string())])).await.unwrap();
+    }
+
+    async fn withdraw(&self, id: &str) {
+        let key = self.registry.keys().key(&Key::Presence(machine(id)));
+        self.store.txn(Txn::of(vec![Op::delete(key)])).await.unwrap();
+    }
+
+    fn client(&self, id: &str, keys: &PeerKeys) -> PeerClient {
+        PeerClient::new(self.registry.clone(), machine(id), keys.clone())
+    }
+
+    async fn refusal(&self, client: &PeerClient) -> String {
+        let failure = client.status(&machine("m1"), &unit()).await.unwrap_err();
+        assert!(failure.status.is_server_error());
+        failure.message
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_the_registry_names_is_answered() {
+    let pair = Pair::start().await;
+    let client = pair.client("m2", &pair.client_keys);
+    let report = client.status(&machine("m1"), &unit()).await.unwrap();
+    assert_eq!((report.machine.id.as_str(), report.exit_code), ("m1", 3));
+    assert_eq!(report.text, "status -l --no-pager -- a.service\n");
+    let options = JournalOptions { lines: Some(5), follow: false, output: "cat".into() };
+    let mut lines = client.journal(&machine("m1"), &unit(), &options).await.unwrap();
+    let first = lines.next::<JournalLine>().await.unwrap().unwrap();
+    assert_eq!(first.text.as_deref(), Some("--unit=a.service --no-pager -n 5 -o cat\n"));
+    assert_eq!(lines.next::<JournalLine>().await.unwrap().unwrap().exit_code, Some(3));
+}
+
+#[tokio::test]
+async fn a_caller_with_another_certificate_or_without_presence_is_refused() {
+    let pair = Pair::start().await;
+    let stranger = PeerKeys::generate(&machine("m2")).unwrap();
+    let message = pair.refusal(&pair.client("m2", &stranger)).await;
+    assert!(message.contains("the certificate is not the one that machine m2 published"), "{message}");
+    let message = pair.refusal(&pair.client("m3", &pair.client_keys)).await;
+    assert!(message.contains("machine m3 is not present"), "{message}");
+    pair.withdraw("m2").await;
+    let message = pair.refusal(&pair.client("m2", &pair.client_keys)).await;
+    assert!(message.contains("machine m2 is not present"), "{message}");
+}
+
+#[tokio::test]
+async fn a_server_with_another_certificate_or_without_presence_is_not_asked() {
+    let pair = Pair::start().await;
+    let client = pair.client("m2", &pair.client_keys);
+    pair.publish("m1", &PeerKeys::generate(&machine("m1")).unwrap()).await;
+    let message = pair.refusal(&client).await;
+    assert!(message.contains("invalid peer certificate"), "{message}");
+    pair.withdraw("m1").await;
+    let message = pair.refusal(&client).await;
+    assert!(message.contains("it is not present"), "{message}");
+}
+
+#[tokio::test]
+async fn without_the_registry_nobody_is_asked_and_the_reason_is_told() {
+    let pair = Pair::start().await;
+    pair.store.set_all_links(Link::Refused);
+    let message = pair.refusal(&pair.client("m2", &pair.client_keys)).await;
+    assert_eq!(message, "cannot ask machine m1: the registry does not answer");
+}
+
+#[tokio::test]
+async fn the_listener_refuses_callers_that_it_cannot_look_up() {
+    let pair = Pair::start().await;
+    let keys = pair.client_keys.clone();
+    let address = pair.address.to_string();
+    let config = Arc::new(super::pin::client_config(&keys, pair.server_keys.fingerprint()).unwrap());
+    let connector = tokio_rustls::TlsConnector::from(config);
+    let stream = TcpStream::connect(&address).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("fleet-peer").unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    pair.store.set_all_links(Link::Refused);
+    let refused = super::greeting::introduce(&mut stream, &machine("m2")).await.unwrap_err();
+    assert!(refused.to_string().contains("the registry does not answer"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_caller_without_certificate_never_gets_past_the_handshake() {
+    let pair = Pair::start().await;
+    let mut config = super::pin::client_config(&pair.client_keys, pair.server_keys.fingerprint()).unwrap();
+    config.client_auth_cert_resolver = Arc::new(NoCertificate);
+    let stream = TcpStream::connect(pair.address).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("fleet-peer").unwrap();
+    let connected = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    // In TLS 1.3 the client hears of it with the first thing that it reads.
+    let heard = match connected {
+        Ok(mut stream) => stream.read_u8().await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    assert!(heard.is_err());
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(
+        &self,
+        _hints: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
