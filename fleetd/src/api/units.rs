@@ -8,6 +8,7 @@ use fleet_core::records::{EventNote, UnitRecord, Versioned};
 use fleet_core::requests::Refusal;
 use fleet_core::requests::change::{Request, Verdict, Written, live};
 use fleet_core::requests::circle::circle;
+use fleet_registry::codec::Undecodable;
 use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::Outcome;
 use fleet_registry::registry::snapshot::Snapshot;
@@ -21,7 +22,7 @@ use super::state::Api;
 /// How often a request is judged anew because others wrote meanwhile, or its outcome was unknown.
 pub(super) const ATTEMPTS: usize = 5;
 /// Keys in one read: etcd takes 128 operations in a transaction.
-const KEYS_AT_ONCE: usize = 100;
+pub(super) const KEYS_AT_ONCE: usize = 100;
 const TEXTS_AT_ONCE: usize = 16;
 
 /// Units by name, as read.
@@ -55,11 +56,13 @@ pub(super) async fn read_keys(api: &Api, snapshot: &mut Snapshot, mut keys: Vec<
 pub(super) fn refuse_unreadable(snapshot: &Snapshot) -> Result<(), Failure> {
     match snapshot.undecodable.first() {
         None => Ok(()),
-        Some(unreadable) => {
-            let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
-            Err(Failure::new(status, unreadable.error.to_string()))
-        }
+        Some(unreadable) => Err(unreadable_record(unreadable)),
     }
+}
+
+/// The answer where a record that is needed cannot be read: its error says what to do.
+pub(super) fn unreadable_record(unreadable: &Undecodable) -> Failure {
+    Failure::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, unreadable.error.to_string())
 }
 
 /// Unit texts by hash.

@@ -27,7 +27,9 @@ pub use progress::{MachineProgress, Phase, Progress, WaitFor, WaitLine, WaitRequ
 pub use remote::{JournalLine, StatusReport};
 pub use request::{Action, ActionResult, ChangeReport, ChangeRequest, Verb};
 pub use state::{StateList, StateView};
-pub use unit::{CountersView, DecisionView, OrderView, PlacementView, RefusalHoldView, UnitList, UnitView};
+pub use unit::{
+    CountersView, DecisionView, OrderView, PlacementView, RefusalHoldView, UnitList, UnitView, UnreadableUnit,
+};
 
 /// A stable word for programs and a sentence for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,18 @@ pub struct UnitList {
     pub revision: i64,
     /// By name, byte order.
     pub units: Vec<UnitView>,
+    /// Stored units that this fleetd cannot read, as after an update of others: they are left as they are, and are not
+    /// among `units`. A list by names is refused instead.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<UnreadableUnit>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct UnreadableUnit {
+    pub name: String,
+    /// Why, and what to do.
+    pub text: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

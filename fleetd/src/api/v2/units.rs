@@ -3,16 +3,17 @@
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::Uri;
-use fleet_api::v2::UnitList;
+use fleet_api::v2::{UnitList, UnreadableUnit};
 use fleet_core::requests::Refusal;
 use fleet_core::requests::change::live;
+use fleet_registry::codec::Undecodable;
 use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::snapshot::Snapshot;
 use unit_files::UnitName;
 
 use super::super::query::Query;
 use super::super::state::Api;
-use super::super::units::{read_keys, refuse_unreadable, texts};
+use super::super::units::{read_keys, refuse_unreadable, texts, unreadable_record};
 use super::super::{Failure, views};
 use super::{Answer, json, typed, unit_name};
 
@@ -28,6 +29,12 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
         if has_names && named.len() <= NAMED_READS { some(&api, &named).await? } else { all(&api).await? };
     let is_asked =
         |name: &UnitName| (!has_names || named.contains(name)) && name.as_str().starts_with(prefix);
+    let unreadable: Vec<_> = snapshot.undecodable.iter().filter(|one| is_unit(&one.key, is_asked)).collect();
+    if has_names && let Some(one) = unreadable.first() {
+        // A unit that was asked for by its name and is left out would read as one that does not exist.
+        return Err(unreadable_record(one));
+    }
+    let unreadable = unreadable.into_iter().filter_map(told_as_unreadable).collect();
     let shown =
         || snapshot.units.iter().filter(|(name, unit)| is_asked(name) && live(Some(&unit.value)).is_some());
     let mut texts = if query.is_set("text") {
@@ -40,7 +47,16 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
         let text = texts.get_mut(&unit.value.current.content).map(|text| text.clone());
         units.push(views::unit(&snapshot, name, unit, text, now));
     }
-    json(&UnitList { revision: snapshot.revision.0, units })
+    json(&UnitList { revision: snapshot.revision.0, units, unreadable })
+}
+
+fn is_unit(key: &Key, is_asked: impl Fn(&UnitName) -> bool) -> bool {
+    matches!(key, Key::Unit(name) if is_asked(name))
+}
+
+fn told_as_unreadable(record: &Undecodable) -> Option<UnreadableUnit> {
+    let Key::Unit(name) = &record.key else { return None };
+    Some(UnreadableUnit { name: name.to_string(), text: record.error.to_string() })
 }
 
 async fn all(api: &Api) -> Result<Snapshot, Failure> {
