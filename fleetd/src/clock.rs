@@ -32,3 +32,22 @@ impl Clock {
         }
     }
 }
+
+/// `2026-01-31T07:57:22Z`, as status lines and logs show a point in time: an age in a line that is not rewritten
+/// would be wrong a moment later.
+#[must_use]
+pub fn utc(at: Timestamp) -> String {
+    let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
+    let time = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_in_time_read_as_utc() {
+        assert_eq!(utc(Timestamp(1_795_506_840_116)), "2026-11-24T07:54:00Z");
+    }
+}

@@ -8,6 +8,8 @@ use fleet_core::{Revision, Timestamp};
 use tokio::sync::watch;
 use unit_files::UnitName;
 
+use crate::clock::utc;
+
 /// How the registry answers this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Connection {
@@ -86,7 +88,7 @@ impl AgentStatus {
 
     /// One line for `STATUS=`.
     #[must_use]
-    pub fn line(&self, now: Timestamp) -> String {
+    pub fn line(&self) -> String {
         if let Some(error) = &self.state_directory_error {
             return format!("doing nothing: the state directory cannot be written: {error}");
         }
@@ -100,9 +102,8 @@ impl AgentStatus {
         };
         match &self.connection {
             Connection::Connected { .. } => what,
-            Connection::Disconnected { since, why } => {
-                format!("disconnected, holding since {}: {why}; {what}", now.since(*since))
-            }
+            // Why the registry does not answer is the session's to say.
+            Connection::Disconnected { since, .. } => format!("without the registry since {}; {what}", utc(*since)),
         }
     }
 }

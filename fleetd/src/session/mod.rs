@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use task::chain;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, utc};
 use crate::member::MemberFile;
 
 pub struct SessionOptions {
@@ -79,9 +79,9 @@ impl SessionState {
 
     /// One line for `STATUS=` and the API.
     #[must_use]
-    pub fn summary(&self, now: Timestamp) -> String {
+    pub fn summary(&self) -> String {
         if let Connection::Disconnected { since, error } = &self.connection {
-            return format!("disconnected, holding since {}: {error}", now.since(*since));
+            return format!("disconnected, holding since {}: {error}", utc(*since));
         }
         if let Some(refused) = &self.refused {
             return refused.clone();

@@ -5,10 +5,10 @@ use std::time::Duration;
 use fleet_core::records::{ClusterRecord, Extra, HoldRecord, SCHEMA, Settings, Stamp, WitnessRecord};
 use fleet_core::store_trust::{Trust, judge};
 use fleet_core::{ClusterId, Epoch, Revision};
-use fleet_registry::registry::cluster::{Created, TrustView};
-use fleet_registry::registry::presence::{Announced, Announcement};
 use fleet_registry::RegistryError;
 use fleet_registry::lease::{End, LeaseState};
+use fleet_registry::registry::cluster::{Created, TrustView};
+use fleet_registry::registry::presence::{Announced, Announcement};
 use fleet_registry::store::LeaseId;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -154,7 +154,10 @@ impl Task {
             why: why.to_owned(),
             extra: Extra::new(),
         };
-        error!(why, "the store was rolled back; nothing is started or stopped until `fleetctl cluster adopt`");
+        error!(
+            why,
+            "the store was rolled back; nothing is started or stopped until `fleetctl cluster adopt`"
+        );
         self.options.registry.put_hold(&hold, cluster.modified).await?;
         Ok(())
     }

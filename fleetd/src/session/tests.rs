@@ -143,7 +143,7 @@ async fn p1_an_emptied_store_is_told_and_nothing_is_written_into_it() {
     // The agent follows `cluster` and tells.
     m1.doubt.notify_one();
     let state = m1.until("distrusted", |state| state.trust == Some(Trust::Empty)).await;
-    assert!(state.summary(Timestamp(0)).contains("restore a backup"), "{}", state.summary(Timestamp(0)));
+    assert!(state.summary().contains("restore a backup"), "{}", state.summary());
     let left = registry(&store, "looker").read(&Area::all()).await.unwrap();
     assert!(left.cluster.is_none() && left.presence.is_empty() && left.machines.is_empty());
 }
@@ -161,7 +161,11 @@ async fn p1_a_store_restored_from_an_older_snapshot_is_put_on_hold_until_it_is_a
     store.restore(&old);
     let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
     let state = m1.until("held", |state| matches!(state.trust, Some(Trust::Held { .. }))).await;
-    assert!(state.summary(Timestamp(0)).contains("fleetctl cluster adopt"), "{}", state.summary(Timestamp(0)));
+    assert!(
+        state.summary().contains("fleetctl cluster adopt"),
+        "{}",
+        state.summary()
+    );
     let looker = registry(&store, "looker");
     let asked = fleet_registry::Asked { at: Timestamp(0), by: "operator".into(), request: None };
     looker.adopt(fleet_core::Epoch(1), &asked).await.unwrap();
@@ -179,7 +183,7 @@ async fn p4_a_session_without_an_answer_says_since_when() {
     store.set_all_links(fleet_registry::memory::Link::Silent);
     let lost = |state: &SessionState| matches!(state.connection, super::Connection::Disconnected { .. });
     let state = m1.until("disconnected", lost).await;
-    let line = state.summary(Timestamp(2_000_000));
+    let line = state.summary();
     assert!(line.starts_with("disconnected, holding since"), "{line}");
     store.set_all_links(fleet_registry::memory::Link::Open);
     m1.until("present again", SessionState::may_act).await;

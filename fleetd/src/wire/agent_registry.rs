@@ -12,17 +12,15 @@ use fleet_core::MachineId;
 use fleet_core::reconcile::{OrderSource, Orders};
 use fleet_core::records::{Extra, SCHEMA, StateRow, WitnessRecord};
 use fleet_core::store_trust::{StoreView, Trust, judge};
+use fleet_registry::keys::Area;
+use fleet_registry::registry::Outcome;
 use fleet_registry::registry::commit::{Acknowledgement, AgentCommit};
 use fleet_registry::registry::orders::{OrdersItem, OrdersStream, OrdersView};
-use fleet_registry::registry::Outcome;
 use fleet_registry::{ClusterFence, Registry, RegistryError};
-use fleet_registry::keys::Area;
 use tokio::sync::{Notify, watch};
 use unit_files::{ContentHash, UnitName};
 
-use crate::agent::{
-    AgentRegistry, Committed, FeedEvent, FeedView, OrdersFeed, RegistryFault, Report,
-};
+use crate::agent::{AgentRegistry, Committed, FeedEvent, FeedView, OrdersFeed, RegistryFault, Report};
 use crate::member::MemberFile;
 use crate::session::SessionState;
 
@@ -50,8 +48,12 @@ impl AgentRegistry for WiredRegistry {
             wired: self.clone(),
             view: None,
             orders: Orders::none(fleet_core::Revision(0)),
+            verdict: Trust::Empty,
             trust: Trust::Empty,
+            session: self.session.clone(),
+            is_present: false,
             is_suspicious: false,
+            is_audit_due: false,
         })
     }
 
@@ -144,9 +146,17 @@ struct WiredFeed {
     wired: WiredRegistry,
     view: Option<OrdersView>,
     orders: Orders,
+    /// On the store.
+    verdict: Trust,
+    /// The verdict, as long as this machine is present: before it is, another machine may live under its id, and
+    /// nothing of that one's is to be started here.
     trust: Trust,
+    session: watch::Receiver<SessionState>,
+    /// As the trust has it.
+    is_present: bool,
     /// The list is older than what this machine has seen.
     is_suspicious: bool,
+    is_audit_due: bool,
 }
 
 #[async_trait]
@@ -159,11 +169,29 @@ impl OrdersFeed for WiredFeed {
                 return FeedEvent::Changed;
             }
         }
-        match self.stream.next().await {
+        if self.is_audit_due {
+            // Dropped half way it starts over. Without an answer the connection is lost, and all is read anew anyway.
+            let audited = self.stream.audit().await;
+            self.is_audit_due = false;
+            match audited {
+                Ok(report) => return FeedEvent::Audited { differences: report.differences.len() },
+                Err(error) => tracing::debug!(%error, "the orders are compared at the next audit"),
+            }
+        }
+        // Both are cancel safe.
+        let item = tokio::select! {
+            item = self.stream.next() => item,
+            () = presence_changes(&mut self.session, self.is_present) => {
+                self.gate();
+                return FeedEvent::Changed;
+            }
+        };
+        match item {
             OrdersItem::Snapshot { view, .. } => {
                 let trust = self.judge(&view, true);
                 let seen = self.wired.member.get().map(|member| member.seen);
-                self.is_suspicious = seen.is_some_and(|seen| view.revision < seen) && matches!(trust, Trust::Held { .. });
+                self.is_suspicious =
+                    seen.is_some_and(|seen| view.revision < seen) && matches!(trust, Trust::Held { .. });
                 self.view = Some(*view);
                 self.take(trust);
                 FeedEvent::Changed
@@ -184,23 +212,38 @@ impl OrdersFeed for WiredFeed {
         }
     }
 
+    fn audit(&mut self) {
+        self.is_audit_due = true;
+    }
+
     fn view(&self) -> Option<FeedView<'_>> {
         self.view.as_ref().map(|_| FeedView { orders: &self.orders, trust: &self.trust })
     }
 }
 
 impl WiredFeed {
-    /// Makes the agent's orders of the view.
-    fn take(&mut self, trust: Trust) {
-        let Some(view) = &self.view else { return };
-        self.trust = trust;
-        let fits = self.trust.may_act();
-        let fence = view.fence().filter(|_| fits);
+    /// The verdict is what the agent gets, if this machine is present.
+    fn gate(&mut self) {
+        self.is_present = self.session.borrow_and_update().presence.is_some();
+        let fits = self.verdict.may_act();
+        self.trust = if self.is_present || !fits {
+            self.verdict.clone()
+        } else {
+            Trust::Held { why: NOT_PRESENT.to_owned() }
+        };
+        let fence = self.view.as_ref().and_then(OrdersView::fence).filter(|_| fits);
         *self.wired.fence.lock().unwrap_or_else(PoisonError::into_inner) = fence;
         if !fits {
             // The session reads the store itself, and joins, holds or re-anchors.
             self.wired.doubt.notify_one();
         }
+    }
+
+    /// Makes the agent's orders of the view.
+    fn take(&mut self, verdict: Trust) {
+        self.verdict = verdict;
+        self.gate();
+        let Some(view) = &self.view else { return };
         self.orders = Orders {
             by_unit: view.orders.clone(),
             frozen: view.frozen.iter().map(|(unit, why)| (unit.clone(), why.error.to_string())).collect(),
@@ -245,6 +288,16 @@ impl WiredFeed {
                 tokio::time::sleep(SUSPICION_RETRY).await;
             }
         }
+    }
+}
+
+const NOT_PRESENT: &str = "this machine is not present in the registry yet";
+
+/// Waits until the machine's presence comes or goes. Cancel safe.
+async fn presence_changes(session: &mut watch::Receiver<SessionState>, is_present: bool) {
+    if session.wait_for(|state| state.presence.is_some() != is_present).await.is_err() {
+        // The session has ended, and with it soon everything.
+        std::future::pending::<()>().await;
     }
 }
 

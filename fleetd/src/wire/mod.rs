@@ -46,7 +46,10 @@ pub struct DaemonOptions {
 
 impl std::fmt::Debug for DaemonOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DaemonOptions").field("config", &self.config).field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("DaemonOptions")
+            .field("config", &self.config)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -160,8 +163,8 @@ impl Daemon {
             clock: clock.clone(),
             listen: config.listen.clone(),
             token_limit: config.token_limit,
-            session: Arc::new(views::Session { handle: session.clone(), clock: clock.clone() }),
-            agent: Arc::new(views::LocalUnits { handle: agent_handle.clone(), clock: clock.clone() }),
+            session: Arc::new(views::Session { handle: session.clone() }),
+            agent: Arc::new(views::LocalUnits { handle: agent_handle.clone() }),
             engine: Arc::new(engine.clone()),
             tools: api::tools::LocalTools::default(),
             peers: None,
@@ -172,7 +175,7 @@ impl Daemon {
         tasks.spawn(serve.run());
 
         let (line, status) = watch::channel(String::new());
-        tasks.spawn(status_line(line, session.clone(), agent_handle.clone(), engine.clone(), clock));
+        tasks.spawn(status_line(line, session.clone(), agent_handle.clone(), engine.clone()));
         info!(machine = %identity.machine, version = VERSION, "fleetd runs");
         Ok(Daemon { registry, session, agent: agent_handle, engine, status, shutdown, tasks })
     }
@@ -211,7 +214,8 @@ impl Daemon {
 /// Differs between machines and boots; spreads what would otherwise happen on all machines at once.
 fn seed(identity: &Identity) -> u64 {
     let text = format!("{}{}", identity.machine, identity.nonce);
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn presence(config: &Config, identity: &Identity, systemd: String) -> PresenceRecord {
@@ -241,13 +245,11 @@ async fn status_line(
     mut session: SessionHandle,
     mut agent: AgentHandle,
     mut engine: EngineHandle,
-    clock: Clock,
 ) {
     loop {
-        let now = clock.now();
         let leads = engine.status.borrow().leading.is_some();
-        let session_line = session.state.borrow().summary(now);
-        let agent_line = agent.status().line(now);
+        let session_line = session.state.borrow().summary();
+        let agent_line = agent.status().line();
         let text = format!("{session_line}; {agent_line}{}", if leads { "; leads the cluster" } else { "" });
         line.send_if_modified(|old| {
             let changed = *old != text;

@@ -4,14 +4,12 @@ use fleet_core::Timestamp;
 
 use crate::agent::AgentHandle;
 use crate::api::ports::{AgentReport, EngineReport, EngineView, LocalAgent, SessionReport, SessionView};
-use crate::clock::Clock;
 use crate::engine::EngineHandle;
 use crate::session::{Connection, SessionHandle};
 
 #[derive(Debug)]
 pub struct Session {
     pub handle: SessionHandle,
-    pub clock: Clock,
 }
 
 impl SessionView for Session {
@@ -21,7 +19,8 @@ impl SessionView for Session {
             Connection::Connected { since } => (true, *since),
             Connection::Disconnected { since, .. } => (false, *since),
         };
-        let text = if state.may_act() && is_connected { String::new() } else { state.summary(self.clock.now()) };
+        let text =
+            if state.may_act() && is_connected { String::new() } else { state.summary() };
         SessionReport {
             since,
             is_connected,
@@ -36,7 +35,6 @@ impl SessionView for Session {
 #[derive(Debug)]
 pub struct LocalUnits {
     pub handle: AgentHandle,
-    pub clock: Clock,
 }
 
 impl LocalAgent for LocalUnits {
@@ -53,7 +51,7 @@ impl LocalAgent for LocalUnits {
             text: match &status.systemd_error {
                 Some(error) => format!("systemd cannot be read: {error}"),
                 None if is_fine => String::new(),
-                None => status.line(self.clock.now()),
+                None => status.line(),
             },
             busy: status.busy.len(),
             orders: status.orders,

@@ -71,6 +71,8 @@ pub struct DbusSystemd {
     events: EventSender,
     /// systemd's search path, with the number of the `Resync` after which it was read: it changes by reloads.
     unit_path: Mutex<Option<(u64, Vec<PathBuf>)>>,
+    /// A group of pins is split by one caller at a time: two would each keep what the other lets go.
+    pinning: tokio::sync::Mutex<()>,
     keeper: JoinHandle<()>,
 }
 
@@ -96,6 +98,7 @@ impl DbusSystemd {
             files: UnitFiles { root, units_directory, link_directory },
             events,
             unit_path: Mutex::new(None),
+            pinning: tokio::sync::Mutex::new(()),
             keeper,
         })
     }
@@ -193,10 +196,12 @@ impl Systemd for DbusSystemd {
     }
 
     async fn pin(&self, names: &[UnitName]) -> Result<(), SystemdError> {
+        let _one_at_a_time = self.pinning.lock().await;
         self.pins().pin(names).await
     }
 
     async fn unpin(&self, names: &[UnitName]) -> Result<(), SystemdError> {
+        let _one_at_a_time = self.pinning.lock().await;
         self.pins().unpin(names).await
     }
 
