@@ -6,6 +6,7 @@
 mod agent_registry;
 mod views;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use fleet_core::leadership::KNOWN_FEATURES;
@@ -21,12 +22,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions};
+use crate::api::tools::LocalTools;
 use crate::api::{self, Limits, ListenError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::{self, EngineHandle, EngineOptions, LeaseMaker};
 use crate::identity::{Identity, default_address};
 use crate::member::{MemberError, MemberFile};
+use crate::peer::{self, KeysError, PeerClient, PeerKeys};
 use crate::session::{self, SessionHandle, SessionOptions};
 use agent_registry::WiredRegistry;
 
@@ -65,6 +68,10 @@ pub enum StartError {
     Agent(#[from] AgentError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    PeerListen(#[from] peer::ListenError),
+    #[error(transparent)]
+    PeerKeys(#[from] KeysError),
     #[error("cannot make the state directory {}; mount it writable", path.display())]
     StateDirectory { path: std::path::PathBuf, source: std::io::Error },
 }
@@ -101,12 +108,29 @@ impl Daemon {
         let doubt = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
 
+        let keys = PeerKeys::open(&state_directory, &identity.machine)?;
+        let mut peer_port = None;
+        if let Some(listen) = config.peer_listen {
+            let (bound, serve) = peer::Service::bind(peer::Options {
+                registry: registry.clone(),
+                machine: identity.machine.clone(),
+                keys: keys.clone(),
+                listen,
+                tools: LocalTools::default(),
+                heartbeat: Limits::default().heartbeat,
+                shutdown: shutdown.clone(),
+            })
+            .await?;
+            peer_port = Some(bound.address.port());
+            tasks.spawn(serve.run());
+        }
+
         let systemd_version = systemd.environment().await.map(|e| e.version).unwrap_or_default();
         let (session, serve) = session::start(SessionOptions {
             registry: registry.clone(),
             member: member.clone(),
             clock: clock.clone(),
-            presence: presence(&config, &identity, systemd_version),
+            presence: presence(&config, &identity, systemd_version, peer_port, keys.fingerprint()),
             lease: lease("fleet-presence", config.lease_ttl())?,
             doubt: Arc::clone(&doubt),
             seed,
@@ -166,8 +190,8 @@ impl Daemon {
             session: Arc::new(views::Session { handle: session.clone() }),
             agent: Arc::new(views::LocalUnits { handle: agent_handle.clone() }),
             engine: Arc::new(engine.clone()),
-            tools: api::tools::LocalTools::default(),
-            peers: None,
+            tools: LocalTools::default(),
+            peers: Some(Arc::new(PeerClient::new(registry.clone(), identity.machine.clone(), keys))),
             limits: Limits::default(),
             shutdown: shutdown.clone(),
         })
@@ -218,14 +242,21 @@ fn seed(identity: &Identity) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn presence(config: &Config, identity: &Identity, systemd: String) -> PresenceRecord {
+fn presence(
+    config: &Config,
+    identity: &Identity,
+    systemd: String,
+    peer_port: Option<u16>,
+    fingerprint: String,
+) -> PresenceRecord {
     let address = config.public_ip.or_else(default_address);
+    let peer_address = address.zip(peer_port).map(|(address, port)| SocketAddr::new(address, port).to_string());
     PresenceRecord {
         v: SCHEMA,
         machine: identity.machine.clone(),
         primary_ip: address.map(|address| address.to_string()).unwrap_or_default(),
-        peer_address: String::new(),
-        fingerprint: String::new(),
+        peer_address: peer_address.unwrap_or_default(),
+        fingerprint,
         metadata: config.metadata.clone(),
         hostname: identity.hostname.clone(),
         version: VERSION.to_owned(),
