@@ -85,7 +85,9 @@ impl std::fmt::Debug for Options {
 pub struct Limits {
     /// For the head of a request, from the first byte of the connection or the end of the last request.
     pub header: Duration,
-    /// From the head of a request to the head of its answer.
+    /// For the body of a request.
+    pub body: Duration,
+    /// From the last byte of a request to the head of its answer.
     pub request: Duration,
     /// Body of a v1 request, in bytes.
     pub v1_body: usize,
@@ -102,6 +104,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             header: Duration::from_secs(30),
+            body: Duration::from_secs(60),
             request: Duration::from_secs(8),
             v1_body: 1 << 20,
             v2_body: 32 << 20,

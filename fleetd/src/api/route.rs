@@ -8,7 +8,7 @@ use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use super::state::Api;
+use super::state::{Api, read_body};
 use super::{Failure, health, metrics, v1, v2};
 
 pub(super) fn router(api: Api) -> Router {
@@ -33,9 +33,12 @@ async fn frame(State(api): State<Api>, request: Request, next: Next) -> axum::re
         return moved(&cleaned);
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = match tokio::time::timeout(api.limits.request, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => late(&api, &method, &path).into_response(),
+    let mut response = match received(&api, request).await {
+        Err(failure) => failure.into_response(),
+        Ok(request) => match tokio::time::timeout(api.limits.request, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => late(&api, &method, &path).into_response(),
+        },
     };
     if response.status() != StatusCode::SERVICE_UNAVAILABLE
         && let Ok(server) = HeaderValue::from_str(&format!("fleetd/{}", api.version))
@@ -43,6 +46,28 @@ async fn frame(State(api): State<Api>, request: Request, next: Next) -> axum::re
         response.headers_mut().insert(header::SERVER, server);
     }
     response
+}
+
+/// The request with its whole body, so that a slow client is not taken for a slow registry.
+async fn received(api: &Api, request: Request) -> Result<Request, Failure> {
+    let (head, body) = request.into_parts();
+    if head.method == Method::POST && head.uri.path().starts_with(fleet_api::paths::V2) {
+        // Also keeps web pages out: a browser asks before it sends this type to another origin.
+        let media = head.headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
+        let media = media.and_then(|media| media.split(';').next()).unwrap_or_default().trim();
+        if media != "application/json" {
+            let message = "only acceptable Content-Type is application/json";
+            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+    }
+    let limit = api.limits.v2_body.max(api.limits.v1_body);
+    match tokio::time::timeout(api.limits.body, read_body(body, limit)).await {
+        Ok(bytes) => Ok(Request::from_parts(head, Body::from(bytes?))),
+        Err(_) => {
+            let message = format!("the request's body did not arrive within {:?}", api.limits.body);
+            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, message))
+        }
+    }
 }
 
 fn late(api: &Api, method: &Method, path: &str) -> Failure {

@@ -58,6 +58,27 @@ async fn a_client_that_never_finishes_its_head_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_slow_body_is_the_clients_fault_and_not_the_registrys() {
+    let limits = Limits { body: Duration::from_millis(100), ..Limits::default() };
+    let lab = Lab::with(limits, |_| {}).await;
+    let mut slow = UnixStream::connect(&lab.socket).await.unwrap();
+    let head = "PUT /fleet/v1/units/a.service HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 100\r\nconnection: close\r\n\r\n{";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(5), slow.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_web_page_cannot_change_anything() {
+    let lab = Lab::start().await;
+    let plain = [("content-type", "text/plain"), ("origin", "http://example.org")];
+    let reply = lab.send(Method::POST, "/fleet/v2/requests", &plain, "{}").await;
+    assert_eq!(reply.code(), 415);
+}
+
+#[tokio::test]
 async fn ready_means_presence_and_a_first_pass() {
     let lab = Lab::start().await;
     assert_eq!(lab.get("/healthz").await.body, "ok\n");

@@ -1,9 +1,10 @@
 //! Waiting over the socket: phases, heartbeats, and what is said when nobody leads or the registry is silent.
 
 use fleet_api::client::NdjsonStream;
-use fleet_api::v2::{Phase, Progress, Verb, WaitFor, WaitLine, WaitRequest, WaitUnit};
+use fleet_api::v2::{Action, Phase, Progress, Verb, WaitFor, WaitLine, WaitRequest, WaitUnit};
 use fleet_registry::keys::Key;
 use fleet_registry::memory::Link;
+use fleet_registry::store::Operation;
 use serde_json::json;
 
 use super::{Lab, OWN, TEXT, machine, name};
@@ -140,4 +141,35 @@ async fn a_global_unit_is_followed_on_all_machines() {
         seen = progress(&mut stream).await;
     }
     assert!(seen.machines.iter().all(|machine| machine.done && !machine.ip.is_empty()));
+}
+
+#[tokio::test]
+async fn many_units_are_followed_over_one_watch() {
+    let lab = Lab::start().await;
+    lab.present(OWN, "10.0.0.1").await;
+    lab.lead(OWN).await;
+    let names: Vec<String> = (0..40).map(|number| format!("u{number}.service")).collect();
+    let start = |unit: &String| Action { text: Some(TEXT.into()), ..Action::new(unit.as_str(), Verb::Start) };
+    let results = lab.change("r1", names.iter().map(start).collect()).await;
+    let units = results.iter().map(|result| WaitUnit {
+        unit: result.unit.clone(),
+        revision: Some(result.revision),
+        uid: Some(result.uid.clone()),
+    });
+    let request = WaitRequest { units: units.collect(), until: WaitFor::Done };
+    let watches = lab.store.calls(Operation::Watch);
+    let mut stream = lab.client().post_stream("/fleet/v2/wait", &request).await.unwrap();
+    for (sequence, unit) in names.iter().enumerate() {
+        lab.place(unit, OWN, sequence as u64, Some("active")).await;
+    }
+    let mut done = std::collections::BTreeSet::new();
+    while let Some(line) = next(&mut stream).await {
+        if let WaitLine::Progress(progress) = line
+            && progress.done
+        {
+            done.insert(progress.unit);
+        }
+    }
+    assert_eq!(done.len(), 40);
+    assert_eq!(lab.store.calls(Operation::Watch) - watches, 1);
 }
