@@ -118,6 +118,11 @@ impl<'w> Board<'w> {
         }
     }
 
+    /// Whether this plan has written the order already.
+    pub fn is_put(&self, name: &UnitName, slot: Slot) -> bool {
+        self.changes[slot as usize].put.contains_key(name)
+    }
+
     /// What the order here wants, after the plan so far.
     pub fn wanted_at(&self, name: &UnitName, slot: Slot) -> Option<Wanted> {
         match self.changes[slot as usize].put.get(name) {

@@ -29,10 +29,11 @@ const ALWAYS_ALLOWED_UNITS: usize = 10;
 impl Brake {
     /// Counts the losses.
     pub fn assess(world: &World, settings: &Settings, now: Timestamp) -> Brake {
-        let record = world.brake().map(|b| &b.value).filter(|b| b.cause == BrakeCause::MassLoss);
-        let covered = |id: &MachineId, state: BrakeState| {
-            record.is_some_and(|b| b.state == state && b.machines.contains(id))
-        };
+        let record = world.brake().map(|b| &b.value);
+        let is_engaged =
+            |id: &MachineId| record.is_some_and(|b| holds_machines(b) && b.machines.contains(id));
+        let is_let_go =
+            |id: &MachineId| record.is_some_and(|b| !holds_machines(b) && b.machines.contains(id));
         let mut recent = BTreeSet::new();
         let mut known = 0;
         for (id, view) in world.machines() {
@@ -43,11 +44,12 @@ impl Brake {
                 known += 1;
                 continue;
             };
-            if covered(id, BrakeState::Released) {
+            if is_let_go(id) {
                 continue;
             }
-            if lost.record.value.since.plus(settings.brake_window) >= now || covered(id, BrakeState::Engaged)
-            {
+            // Stamped by a leader whose clock may run ahead; this engine has known it for so long at least.
+            let since = lost.record.value.since.min(lost.counted_from);
+            if since.plus(settings.brake_window) >= now || is_engaged(id) {
                 known += 1;
                 recent.insert(id.clone());
             }
@@ -98,7 +100,7 @@ impl Brake {
                 world.placed()
             );
             let sample = held.iter().take(3).cloned().collect();
-            Some((BrakeCause::MassChange, BTreeSet::new(), held.len(), sample, text))
+            Some((BrakeCause::MassChange, let_go(world, old), held.len(), sample, text))
         } else {
             None
         };
@@ -124,6 +126,23 @@ impl Brake {
                 self.emit(draft, Write::PutBrake(record), note);
             }
             (None, Some(old)) if is_over(world, old, changes, settings, draft) => {
+                let machines = let_go(world, Some(old));
+                if old.cause == BrakeCause::MassChange && !machines.is_empty() {
+                    let text = "lost machines that the operator let go".to_owned();
+                    let (cause, state) = (BrakeCause::MassLoss, BrakeState::Released);
+                    let record = BrakeRecord {
+                        cause,
+                        state,
+                        machines,
+                        text,
+                        held: 0,
+                        sample: Vec::new(),
+                        ..old.clone()
+                    };
+                    let note = note("brake-released", None, None, "what it held back is over");
+                    self.emit(draft, Write::PutBrake(record), note);
+                    return;
+                }
                 let note = note("brake-released", None, None, "what it held back is over");
                 self.emit(draft, Write::DeleteBrake, note);
             }
@@ -135,6 +154,19 @@ impl Brake {
         let revision = draft.world.brake().map_or(Revision(0), |b| b.modified);
         draft.emit(Group { compares: vec![Compare::Brake(revision)], writes: vec![write], note });
     }
+}
+
+/// Whether the machines of the record are those that keep their units; else they are those that the operator let go.
+fn holds_machines(record: &BrakeRecord) -> bool {
+    record.cause == BrakeCause::MassLoss && record.state == BrakeState::Engaged
+}
+
+/// Lost machines that the operator let go, and that are still lost: the brake does not close again for them, whatever
+/// else it has to say meanwhile.
+fn let_go(world: &World, record: Option<&BrakeRecord>) -> BTreeSet<MachineId> {
+    let machines =
+        record.filter(|record| !holds_machines(record)).into_iter().flat_map(|record| &record.machines);
+    machines.filter(|id| world.lost().contains(*id)).cloned().collect()
 }
 
 /// An engaged brake is over when nothing is held back; a released one when what it covers has come to rest.
@@ -151,13 +183,23 @@ fn is_over(
             !old.machines.iter().any(|id| world.lost().contains(id))
         }
         (BrakeState::Released, BrakeCause::MassChange) => {
-            let until = old.released.as_ref().map_or(old.since, |stamp| stamp.at).plus(settings.brake_window);
-            if until > draft.now {
+            let until = released_until(old, settings, draft.now).filter(|until| *until > draft.now);
+            if let Some(until) = until {
                 draft.plan.look_at(until);
             }
-            changes == 0 && until <= draft.now
+            changes == 0 && until.is_none()
         }
     }
+}
+
+/// When a release of held-back changes ends: one window after the operator's word. One that would end later than that
+/// was stamped by a clock that ran ahead, and ends now.
+pub fn released_until(record: &BrakeRecord, settings: &Settings, now: Timestamp) -> Option<Timestamp> {
+    if (record.state, record.cause) != (BrakeState::Released, BrakeCause::MassChange) {
+        return None;
+    }
+    let until = record.released.as_ref().map_or(record.since, |stamp| stamp.at).plus(settings.brake_window);
+    Some(if until.since(now) <= settings.brake_window { until } else { now })
 }
 
 /// `ratio` of `whole`, rounded down. A ratio outside 0..1 counts as the nearer end.

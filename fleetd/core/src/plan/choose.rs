@@ -4,8 +4,8 @@ use unit_files::UnitName;
 
 use super::board::{Board, Slot};
 use super::draft::Draft;
-use super::fit::{Purpose, verdict};
-use crate::records::{Decision, DecisionLine, Reason, UnitRecord};
+use super::fit::{Purpose, literal_prefix, verdict};
+use crate::records::{Decision, DecisionLine, Reason, UnitRecord, Wanted};
 
 /// How good a machine is for a unit; the least is taken. The order of the fields is the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,12 +24,15 @@ const SAMPLES: usize = 3;
 /// A decision in short takes at most 4 KiB; texts are cut to this many bytes.
 const SAMPLE_BYTES: usize = 160;
 
-/// The best machine that can run the unit, or none.
+/// The best machine that can run the unit, or none. With `in_peace` only one where it neither is replaced nor replaces:
+/// a unit that leaves because another replaces it must not start the next such move, or units that replace each other
+/// in a ring would move for ever.
 pub fn choose<'w>(
     draft: &mut Draft<'w>,
     name: &UnitName,
     unit: &'w UnitRecord,
     except: Option<Slot>,
+    in_peace: bool,
 ) -> Option<Slot> {
     let candidates = candidates(draft, unit);
     let board = &draft.board;
@@ -42,9 +45,13 @@ pub fn choose<'w>(
         if is_plain {
             return Some(slot);
         }
+        let is_replaced = replacer_of(board, slot, name, unit).is_some();
+        if in_peace && (is_replaced || replaces(board, slot, name, unit)) {
+            continue;
+        }
         let score = Score {
             followers_left_behind: followers_left_behind(draft, name, slot),
-            is_replaced: replacer_of(board, slot, name, unit).is_some(),
+            is_replaced,
             load: board.load(slot),
             slot,
         };
@@ -123,6 +130,20 @@ pub fn replacer_of<'w>(
             && board.is_scheduled(other.as_str(), slot)
             && theirs.replaces.iter().any(|glob| glob.matches(name.as_str()))
             && !unit.requirements().replaces.iter().any(|glob| glob.matches(other.as_str()))
+    })
+}
+
+/// Whether the unit would replace one that is to be on this machine.
+fn replaces(board: &Board<'_>, slot: Slot, name: &UnitName, unit: &UnitRecord) -> bool {
+    unit.requirements().replaces.iter().any(|glob| {
+        board.occupants_from(slot, literal_prefix(glob)).any(|(other, wanted)| {
+            wanted != Wanted::Gone
+                && other != name
+                && glob.matches(other.as_str())
+                && !board.unit(other).is_some_and(|other| {
+                    other.requirements().replaces.iter().any(|glob| glob.matches(name.as_str()))
+                })
+        })
     })
 }
 

@@ -116,18 +116,22 @@ impl<'w> Draft<'w> {
             extra: Extra::new(),
         };
         let machine = self.board.id(slot).clone();
+        self.compare_not_forgotten(group, slot);
         group.writes.push(Write::PutOrder(machine, name.clone(), Box::new(order)));
         self.board.put(slot, name, wanted, &placed.requirements.conflicts);
         number
     }
 
-    /// Turns the order that stands into a tombstone. Nothing to do if there is none, or it is one already.
+    /// Turns the order that stands into a tombstone. Nothing to do if there is none, or it is one already; but one from
+    /// before a re-anchoring is issued anew: its machine may have applied a later number and refuse it for ever.
     pub fn gone(&mut self, group: &mut Group, slot: Slot, name: &UnitName, reason: &Reason) {
         let world = self.world;
         let Some(old) = world.order(self.board.id(slot), name) else { return };
-        if self.board.wanted_at(name, slot).is_none_or(|wanted| wanted == Wanted::Gone) {
+        let is_tombstone = self.board.wanted_at(name, slot) == Some(Wanted::Gone);
+        if is_tombstone && (old.value.number.epoch >= self.epoch || self.board.is_put(name, slot)) {
             return;
         }
+        let reason = if is_tombstone { &old.value.reason } else { reason };
         let order = Order {
             number: self.number(),
             wanted: Wanted::Gone,
@@ -136,11 +140,14 @@ impl<'w> Draft<'w> {
             ..old.value.clone()
         };
         let machine = self.board.id(slot).clone();
+        self.compare_not_forgotten(group, slot);
         group.writes.push(Write::PutOrder(machine, name.clone(), Box::new(order)));
         self.board.put(slot, name, Wanted::Gone, &old.value.conflicts);
     }
 
-    /// Turns every other order of the unit into a tombstone: left over from an earlier life of the name.
+    /// Turns every other order of the unit into a tombstone. That of the machine it stands on goes with the group; what
+    /// is left over from an earlier life of the name, when it may have been on every machine, goes before it in groups
+    /// of its own: together they would not fit into one transaction.
     pub fn gone_elsewhere(
         &mut self,
         group: &mut Group,
@@ -148,10 +155,20 @@ impl<'w> Draft<'w> {
         name: &UnitName,
         reason: &Reason,
     ) {
-        let at: Vec<Slot> =
-            self.world.orders_of(name).filter_map(|id| self.board.slot(id.as_str())).collect();
-        for slot in at.into_iter().filter(|slot| Some(*slot) != keep) {
-            self.gone(group, slot, name, reason);
+        let stands_on = self.placement(name).and_then(|placement| placement.value.machine.as_ref());
+        let at: Vec<&MachineId> = self.world.orders_of(name).collect();
+        for id in at {
+            let Some(slot) = self.board.slot(id.as_str()).filter(|slot| Some(*slot) != keep) else {
+                continue;
+            };
+            if stands_on == Some(id) {
+                self.gone(group, slot, name, reason);
+            } else {
+                let mut own = self.group_for(name);
+                self.gone(&mut own, slot, name, reason);
+                own.note = note("unit-withdrawn", Some(name), Some(id), &reason.text);
+                self.emit(own);
+            }
         }
     }
 
@@ -171,27 +188,32 @@ impl<'w> Draft<'w> {
     pub fn compare_present(&self, group: &mut Group, slot: Slot) {
         let (id, view) = (self.board.id(slot), self.board.view(slot));
         let presence = view.presence().map_or(Revision(0), |p| p.modified);
-        for compare in
-            [Compare::Presence(id.clone(), presence), Compare::Machine(id.clone(), view.record_revision())]
-        {
-            if !group.compares.contains(&compare) {
-                group.compares.push(compare);
-            }
-        }
+        add(group, Compare::Presence(id.clone(), presence));
+        self.compare_record(group, slot);
     }
 
     /// The machine that loses it is still away, and marked by the marker that was counted from.
     pub fn compare_lost(&self, group: &mut Group, slot: Slot) {
         let (id, view) = (self.board.id(slot), self.board.view(slot));
         let lost = view.lost().map_or(Revision(0), |lost| lost.record.modified);
-        for compare in [
-            Compare::Presence(id.clone(), Revision(0)),
-            Compare::Lost(id.clone(), lost),
-            Compare::Machine(id.clone(), view.record_revision()),
-        ] {
-            if !group.compares.contains(&compare) {
-                group.compares.push(compare);
-            }
+        add(group, Compare::Presence(id.clone(), Revision(0)));
+        add(group, Compare::Lost(id.clone(), lost));
+        self.compare_record(group, slot);
+    }
+
+    /// An order for a machine that was forgotten meanwhile would never be acknowledged. Only a machine that is away can
+    /// be forgotten.
+    fn compare_not_forgotten(&self, group: &mut Group, slot: Slot) {
+        if self.board.view(slot).presence().is_none() {
+            self.compare_record(group, slot);
+        }
+    }
+
+    /// The operator's record of the machine. One that this release cannot read, or that was deleted by hand, is not
+    /// compared: its machine gets no new unit, and what leaves it does not depend on the record.
+    pub fn compare_record(&self, group: &mut Group, slot: Slot) {
+        if let Some(record) = self.board.view(slot).record() {
+            add(group, Compare::Machine(self.board.id(slot).clone(), record.modified));
         }
     }
 
@@ -247,6 +269,12 @@ impl<'w> Draft<'w> {
         } else {
             Vec::new()
         }
+    }
+}
+
+fn add(group: &mut Group, compare: Compare) {
+    if !group.compares.contains(&compare) {
+        group.compares.push(compare);
     }
 }
 

@@ -7,21 +7,47 @@ use unit_files::{Glob, UnitName};
 
 use super::board::{Board, Slot};
 use crate::ids::MachineId;
-use crate::records::{Reason, UnitRecord, Wanted};
+use crate::records::{Reason, RefusalHold, UnitRecord, Wanted};
 use crate::time::{Span, Timestamp};
 
 /// Why a machine cannot run a unit: the first test that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ineligible {
-    Absent { since: Option<Timestamp> },
+    Absent {
+        since: Option<Timestamp>,
+    },
     Forgotten,
+    /// Present, but what the operator says of it is not known.
+    NoRecord {
+        machine: MachineId,
+    },
     Cordoned,
-    MissingFeature { feature: String },
-    OtherMachine { machine: MachineId, required: String },
-    Metadata { key: String, allowed: BTreeSet<String>, actual: Option<String> },
-    PeerElsewhere { peer: String, at: Option<MachineId> },
-    Conflict { with: UnitName, glob: String, is_theirs: bool, is_leaving: bool },
-    Refused { reason: Reason, until: Timestamp },
+    MissingFeature {
+        feature: String,
+    },
+    OtherMachine {
+        machine: MachineId,
+        required: String,
+    },
+    Metadata {
+        key: String,
+        allowed: BTreeSet<String>,
+        actual: Option<String>,
+    },
+    PeerElsewhere {
+        peer: String,
+        at: Option<MachineId>,
+    },
+    Conflict {
+        with: UnitName,
+        glob: String,
+        is_theirs: bool,
+        is_leaving: bool,
+    },
+    Refused {
+        reason: Reason,
+        until: Timestamp,
+    },
 }
 
 impl Ineligible {
@@ -31,6 +57,7 @@ impl Ineligible {
         match self {
             Ineligible::Absent { .. } => "machine-absent",
             Ineligible::Forgotten => "machine-forgotten",
+            Ineligible::NoRecord { .. } => "machine-unreadable",
             Ineligible::Cordoned => "machine-cordoned",
             Ineligible::MissingFeature { .. } => "feature-missing",
             Ineligible::OtherMachine { .. } => "machine-id",
@@ -58,6 +85,11 @@ impl fmt::Display for Ineligible {
             Ineligible::Absent { since: Some(_) } => f.write_str("the machine is lost"),
             Ineligible::Absent { since: None } => f.write_str("the machine is not present"),
             Ineligible::Forgotten => f.write_str("the machine was forgotten"),
+            Ineligible::NoRecord { machine } => write!(
+                f,
+                "its record machines/{machine} is missing or was written by a release that the leader cannot read; \
+                 restart its fleetd, or update the leader's"
+            ),
             Ineligible::Cordoned => f.write_str("the machine is cordoned and takes no new unit"),
             Ineligible::MissingFeature { feature } => {
                 write!(f, "its fleetd does not provide the feature {feature:?}; update it")
@@ -123,10 +155,14 @@ pub fn verdict(
         return Err(Ineligible::Absent { since: view.lost().map(|l| l.record.value.since) });
     }
     if purpose == Purpose::Place {
+        // A machine's first transaction writes its record.
+        if view.record().is_none() {
+            return Err(Ineligible::NoRecord { machine: board.id(slot).clone() });
+        }
         if view.is_cordoned() {
             return Err(Ineligible::Cordoned);
         }
-        if let Some(hold) = board.refusal(name, slot).filter(|hold| hold.until > now) {
+        if let Some(hold) = board.refusal(name, slot).filter(|hold| holds(hold, now)) {
             return Err(Ineligible::Refused { reason: hold.reason.clone(), until: hold.until });
         }
     }
@@ -201,16 +237,25 @@ fn conflict(
 
 /// The part of a pattern before its first special character: only names that start with it can match, and names are
 /// sorted, so a machine's units need not all be tried.
-fn literal_prefix(glob: &Glob) -> &str {
+pub fn literal_prefix(glob: &Glob) -> &str {
     let text = glob.as_str();
     &text[..text.find(['*', '?', '[', '\\']).unwrap_or(text.len())]
 }
+
+/// Whether a refusal still keeps its machine out. One that would for longer than any may was stamped by a leader whose
+/// clock ran ahead, and counts as over.
+#[must_use]
+pub fn holds(hold: &RefusalHold, now: Timestamp) -> bool {
+    hold.until > now && hold.until.since(now) <= LONGEST_HOLD
+}
+
+const LONGEST_HOLD: Span = Span::from_secs(900);
 
 /// How long a machine that refused a unit is left out: 30 s, doubling to 15 min.
 #[must_use]
 pub fn refusal_hold(times: u32) -> Span {
     let secs = 30_u64.saturating_mul(1 << times.saturating_sub(1).min(10));
-    Span::from_secs(secs.min(900))
+    Span::from_secs(secs).min(LONGEST_HOLD)
 }
 
 #[cfg(test)]

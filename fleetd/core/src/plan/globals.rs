@@ -50,7 +50,9 @@ pub fn examine<'w>(
         let outdated = live.is_none_or(|o| draft.is_outdated(&o.value, unit));
         let disturbs = live.is_some_and(|o| disturbs(&o.value, unit));
         if !view.is_present() {
-            if live.is_some() && outdated && !disturbs {
+            if live.is_none() {
+                renew_tombstone(draft, name, slot);
+            } else if outdated && !disturbs {
                 put(draft, name, unit, slot, order);
             }
             continue;
@@ -70,7 +72,7 @@ pub fn examine<'w>(
                 misfits.push(Misfit { unit: name.clone(), slot, reason });
             }
             Err(reason) if live.is_some() => withdraw(draft, name, slot, &reason),
-            Err(_) => {}
+            Err(_) => renew_tombstone(draft, name, slot),
         }
     }
     if waiting {
@@ -86,6 +88,14 @@ pub fn withdraw(draft: &mut Draft<'_>, name: &UnitName, slot: Slot, reason: &Ine
     let reason = Reason::new(reason.code(), reason.to_string());
     draft.gone(&mut group, slot, name, &reason);
     group.note = note("unit-withdrawn", Some(name), Some(machine), &reason.text);
+    draft.emit(group);
+}
+
+/// Issues a tombstone from before a re-anchoring anew.
+fn renew_tombstone(draft: &mut Draft<'_>, name: &UnitName, slot: Slot) {
+    let mut group = Group::default();
+    compare(draft, &mut group, name, slot);
+    draft.gone(&mut group, slot, name, &Reason::default());
     draft.emit(group);
 }
 

@@ -47,9 +47,9 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// Units to look at again in the next pass: held back by the brake, or waiting for another machine's turn.
     pub again: Vec<UnitName>,
-    /// Units that should leave their machine, and no other can take them now; with the end of the first refusal that
-    /// stands in their way.
-    pub stuck: Vec<(UnitName, Option<Timestamp>)>,
+    /// Units that no machine can take now, where they stand or nowhere; with the end of the first refusal that stands in
+    /// their way.
+    pub waiting: Vec<(UnitName, Option<Timestamp>)>,
     /// Lost machines whose units have been looked at.
     pub evicting: Vec<MachineId>,
     /// Orders whose unit record is missing: frozen, reported, never taken as gone.
@@ -72,6 +72,7 @@ pub struct Policy {
     /// This leader's term; with the epoch and the sequence it numbers the orders.
     pub term: Term,
     pub first_sequence: u64,
-    /// Between lost marker and first eviction for a machine whose own presence was never seen by this engine.
+    /// Between lost marker and first eviction for a machine whose own presence, which says what it has configured, was
+    /// never seen by this engine.
     pub default_grace: Span,
 }

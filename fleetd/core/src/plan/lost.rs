@@ -12,22 +12,19 @@ use crate::records::{Extra, LostRecord, SCHEMA};
 pub fn mark(draft: &mut Draft<'_>) {
     let world = draft.world;
     for id in world.unmarked() {
-        let Some(view) = world.machines().get(id) else { continue };
-        let record = LostRecord {
-            v: SCHEMA,
-            since: draft.now,
-            grace: draft.policy().default_grace,
-            extra: Extra::new(),
-        };
-        draft.emit(Group {
+        let Some(slot) = draft.board.slot(id.as_str()) else { continue };
+        let grace = draft.board.view(slot).own_grace().unwrap_or(draft.policy().default_grace);
+        let record = LostRecord { v: SCHEMA, since: draft.now, grace, extra: Extra::new() };
+        let mut group = Group {
             compares: vec![
                 Compare::Presence(id.clone(), Revision(0)),
                 Compare::Lost(id.clone(), Revision(0)),
-                Compare::Machine(id.clone(), view.record_revision()),
             ],
             writes: vec![Write::PutLost(id.clone(), record)],
             note: note("machine-lost", None, Some(id), "its presence lease ran out"),
-        });
+        };
+        draft.compare_record(&mut group, slot);
+        draft.emit(group);
     }
 }
 

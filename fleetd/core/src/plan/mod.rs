@@ -40,7 +40,9 @@ use worklist::Worklist;
 /// hold or the cluster record has not been read.
 #[must_use]
 pub fn plan(world: &World, policy: &Policy, now: Timestamp) -> Plan {
-    let idle = Plan { next_sequence: policy.first_sequence, ..Plan::default() };
+    let on = |unit: &UnitName| world.orders_of(unit).cloned().collect::<Vec<_>>();
+    let frozen = world.frozen().iter().flat_map(|unit| on(unit).into_iter().map(|id| (id, unit.clone())));
+    let idle = Plan { next_sequence: policy.first_sequence, frozen: frozen.collect(), ..Plan::default() };
     let Some(cluster) = world.cluster().filter(|_| world.hold().is_none()) else {
         return idle;
     };
@@ -49,6 +51,7 @@ pub fn plan(world: &World, policy: &Policy, now: Timestamp) -> Plan {
         return Plan { next_look, ..idle };
     }
     let mut draft = Draft::new(world, policy, cluster.value.epoch, now);
+    draft.plan.frozen = idle.frozen;
     lost::mark(&mut draft);
     let brake = Brake::assess(world, settings, now);
     let due = lost::due(&mut draft, &brake);
@@ -70,11 +73,8 @@ pub fn plan(world: &World, policy: &Policy, now: Timestamp) -> Plan {
 /// What nobody wants any more goes first: it makes room.
 fn withdrawals(draft: &mut Draft<'_>, worklist: &Worklist) {
     for name in &worklist.units {
-        let Some(unit) = draft.board.unit(name) else {
-            let on: Vec<_> = draft.world.orders_of(name).cloned().collect();
-            draft.plan.frozen.extend(on.into_iter().map(|machine| (machine, name.clone())));
-            continue;
-        };
+        // Without a record its orders are frozen.
+        let Some(unit) = draft.board.unit(name) else { continue };
         if unit.desired.wants_a_machine() {
             continue;
         }

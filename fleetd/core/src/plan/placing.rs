@@ -7,7 +7,7 @@ use unit_files::UnitName;
 use super::board::Slot;
 use super::choose::{choose, refusal_in_short, replacer_of};
 use super::draft::{Draft, note};
-use super::fit::{Ineligible, Purpose, refusal_hold, verdict};
+use super::fit::{Ineligible, Purpose, holds, refusal_hold, verdict};
 use super::group::{Group, Write};
 use crate::records::{Decision, DesiredState, Reason, RefusalHold, UnitRecord};
 
@@ -149,11 +149,18 @@ pub fn settle<'w>(
     from: Option<Slot>,
     cause: &Cause,
 ) {
+    if let (Some(slot), Cause::ReplacedBy(_)) = (from, cause)
+        && replacer_of(&draft.board, slot, name, unit).is_none()
+    {
+        // What replaces it was itself replaced, and has left.
+        refresh(draft, name, unit, slot);
+        return;
+    }
     if !draft.settled.insert(name.clone()) {
         return;
     }
     let refusals = refusals_after(draft, name, from, cause);
-    let target = choose(draft, name, unit, from);
+    let target = choose(draft, name, unit, from, matches!(cause, Cause::ReplacedBy(_)));
     let mut group = draft.group_for(name);
     match target {
         Some(slot) => {
@@ -238,7 +245,8 @@ fn stay_or_leave<'w>(
     };
     let (reason, stays) = match (from, cause) {
         (None, _) => (Reason::new("unplaceable", nowhere), None),
-        (Some(from), Cause::Lost | Cause::ReplacedBy(_)) => {
+        // A forgotten machine would never acknowledge what it is told.
+        (Some(from), Cause::Lost | Cause::ReplacedBy(_)) if !draft.board.view(from).is_forgotten() => {
             let left = cause.reason(draft.board.id(from).as_str());
             (Reason::new("stays", format!("{}, and {nowhere} instead", left.text)), Some(from))
         }
@@ -247,18 +255,20 @@ fn stay_or_leave<'w>(
             (Reason::new("unplaceable", format!("{}; {nowhere}", left.text)), None)
         }
     };
-    let until = refusals.iter().map(|hold| hold.until).filter(|until| *until > draft.now).min();
+    let until = refusals.iter().filter(|hold| holds(hold, draft.now)).map(|hold| hold.until).min();
     if let Some(until) = until {
         draft.plan.look_at(until);
     }
     let decision = refusal_in_short(draft, name, unit, reason.clone());
+    draft.plan.waiting.push((name.clone(), until));
     if let Some(slot) = stays {
+        let elsewhere = Reason::new("elsewhere", format!("it stands on {}", draft.board.id(slot)));
+        draft.gone_elsewhere(group, Some(slot), name, &elsewhere);
         let order = draft.board.view(slot).orders().get(name);
         let number = match order {
             Some(order) if !draft.is_outdated(&order.value, unit) => order.value.number,
             _ => draft.order(group, slot, name, unit, reason),
         };
-        draft.plan.stuck.push((name.clone(), until));
         draft.place(group, name, unit, Some((draft.board.id(slot), number)), decision, refusals);
         return false;
     }

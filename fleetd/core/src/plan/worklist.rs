@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use unit_files::UnitName;
 
 use super::board::Slot;
+use super::brake;
 use super::draft::Draft;
 use crate::time::Timestamp;
 use crate::world::World;
@@ -35,13 +36,10 @@ pub fn nothing_to_do(world: &World, now: Timestamp) -> Option<Option<Timestamp>>
             at(evict_at);
         }
     }
-    if let Some(brake) = world.brake() {
-        let window = world.cluster().map_or_else(Default::default, |c| c.value.settings.brake_window);
-        let since = brake.value.released.as_ref().map_or(brake.value.since, |stamp| stamp.at);
-        let until = since.plus(window);
-        if until > now {
-            at(until);
-        }
+    if let (Some(brake), Some(cluster)) = (world.brake(), world.cluster())
+        && let Some(until) = brake::released_until(&brake.value, &cluster.value.settings, now)
+    {
+        at(until);
     }
     if next.is_some_and(|next| next <= now) { None } else { Some(next) }
 }

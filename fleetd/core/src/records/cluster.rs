@@ -85,7 +85,7 @@ pub struct BrakeRecord {
     pub since: Timestamp,
     /// In one sentence: what happened and what is held back.
     pub text: String,
-    /// The lost machines it covers.
+    /// The lost machines that keep their units, if it is engaged for a mass loss; else those that the operator let go.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub machines: BTreeSet<MachineId>,
     /// How many units are held back, and some of them.

@@ -8,7 +8,7 @@ use crate::ids::Revision;
 use crate::records::{
     LostRecord, MachineRecord, Order, PresenceRecord, StateRow, Versioned, Wanted, effective_metadata,
 };
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 
 /// A lost marker and when this engine first read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +33,14 @@ impl Lost {
     }
 
     /// An election of the store resets its leases: what was lost may have been away for that reason only. Waits once
-    /// more, and only once, so that an election storm cannot keep a dead machine alive.
-    pub(super) fn wait_again(&mut self, now: Timestamp) {
-        if !self.waited_again {
+    /// more, and only once, so that an election storm cannot keep a dead machine alive. Tells whether it waits.
+    pub(super) fn wait_again(&mut self, now: Timestamp) -> bool {
+        let waits = !self.waited_again;
+        if waits {
             self.waited_again = true;
             self.counted_from = now;
         }
+        waits
     }
 }
 
@@ -54,6 +56,8 @@ pub struct MachineView {
     /// Units that are to stay here: what "least loaded" counts.
     load: u32,
     metadata: BTreeMap<String, String>,
+    /// The detection time that it published; kept when its presence is gone.
+    pub(super) agent_ttl: Option<Span>,
 }
 
 impl MachineView {
@@ -63,6 +67,9 @@ impl MachineView {
     }
 
     pub(super) fn set_presence(&mut self, presence: Option<Versioned<PresenceRecord>>) {
+        if let Some(presence) = &presence {
+            self.agent_ttl = Some(presence.value.agent_ttl);
+        }
         self.presence = presence;
         self.merge_metadata();
     }
@@ -148,6 +155,12 @@ impl MachineView {
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+    /// What the engine waits between its lost marker and the first eviction: the last third of the detection time that
+    /// the machine has configured, if this engine has seen it.
+    #[must_use]
+    pub fn own_grace(&self) -> Option<Span> {
+        self.agent_ttl.map(|ttl| Span(ttl.0 / 3))
     }
     /// Its lease lives and nobody has marked it as lost.
     #[must_use]

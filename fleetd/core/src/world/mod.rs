@@ -73,6 +73,9 @@ pub struct World {
     unmarked: BTreeSet<MachineId>,
     /// Lost machines whose units have been looked at since their time ran out.
     evicting: BTreeSet<MachineId>,
+    /// Units that have orders and no record.
+    frozen: BTreeSet<UnitName>,
+    /// Orders that are not tombstones.
     placed: usize,
     dirty: Dirty,
 }
@@ -89,20 +92,38 @@ impl World {
         world
     }
 
-    /// The same engine's world after a relist: what it has been counting for machines that are still lost goes on.
+    /// The same engine's world after a relist: what it has been counting for machines that are still lost goes on, and
+    /// an election that it learns of only now makes them wait once more.
     #[must_use]
     pub fn rebuilt(&self, events: impl IntoIterator<Item = Event>) -> World {
+        let mut read_at = None;
+        let events = events.into_iter().inspect(|event| {
+            if let Event::RaftTerm { read_at: at, .. } = event {
+                read_at = Some(*at);
+            }
+        });
         let mut world = World::from_events(events);
         for (id, view) in &mut world.machines {
-            let before = self.machines.get(id).and_then(|view| view.lost.as_ref());
-            if let (Some(lost), Some(before)) = (view.lost.as_mut(), before)
+            let Some(before) = self.machines.get(id) else { continue };
+            view.agent_ttl = view.agent_ttl.or(before.agent_ttl);
+            if let (Some(lost), Some(before)) = (view.lost.as_mut(), before.lost.as_ref())
                 && lost.record.created == before.record.created
             {
                 lost.counts_on_from(before);
             }
         }
-        world.raft_term = world.raft_term.max(self.raft_term);
+        let term = std::mem::replace(&mut world.raft_term, self.raft_term);
+        world.raft_term_seen(term, read_at.unwrap_or_default());
         world
+    }
+
+    /// The wall clock jumped from one time to the other. What this engine has counted off goes on: a step of the clock
+    /// is neither a reason to move a unit nor one to wait longer.
+    pub fn clock_stepped(&mut self, from: Timestamp, to: Timestamp) {
+        for lost in self.machines.values_mut().filter_map(|view| view.lost.as_mut()) {
+            lost.counted_from =
+                Timestamp(lost.counted_from.plus(to.since(from)).0.saturating_sub(from.since(to).0));
+        }
     }
 
     /// Takes one change in. Idempotent: the same event twice is one.
@@ -137,17 +158,22 @@ impl World {
             }
             Event::Order(machine, unit, order) => self.apply_order(machine, unit, order),
             Event::State(machine, unit, row) => self.apply_state(&machine, unit, row),
-            Event::RaftTerm { term, read_at } => {
-                if term > self.raft_term && self.raft_term != 0 {
-                    for id in &self.lost {
-                        if let Some(lost) = self.machines.get_mut(id).and_then(|m| m.lost.as_mut()) {
-                            lost.wait_again(read_at);
-                        }
-                    }
+            Event::RaftTerm { term, read_at } => self.raft_term_seen(term, read_at),
+        }
+    }
+
+    fn raft_term_seen(&mut self, term: u64, read_at: Timestamp) {
+        if term > self.raft_term && self.raft_term != 0 {
+            for id in &self.lost {
+                if let Some(lost) = self.machines.get_mut(id).and_then(|m| m.lost.as_mut())
+                    && lost.wait_again(read_at)
+                {
+                    // Its time has to run out once more, and its units be looked at then.
+                    self.evicting.remove(id);
                 }
-                self.raft_term = self.raft_term.max(term);
             }
         }
+        self.raft_term = self.raft_term.max(term);
     }
 
     /// Forgets what the plan has looked at, and remembers what it wants to see again. Call it when every group of
@@ -156,11 +182,12 @@ impl World {
         self.dirty = Dirty::default();
         self.dirty.units.extend(plan.again.iter().cloned());
         self.evicting.extend(plan.evicting.iter().cloned());
-        for (name, until) in &plan.stuck {
+        for (name, until) in &plan.waiting {
             self.open.insert(name.clone());
-            if let Some(until) = until {
-                self.held.insert(name.clone(), *until);
-            }
+            match until {
+                Some(until) => self.held.insert(name.clone(), *until),
+                None => self.held.remove(name),
+            };
         }
     }
 
@@ -179,8 +206,9 @@ impl World {
                     }
                 }
             }
-            if !old.value.requirements().conflicts.is_empty() {
-                // It may conflict with less than before: somebody may fit now.
+            if !old.value.requirements().conflicts.is_empty() || !old.value.requirements().replaces.is_empty()
+            {
+                // It may conflict with less than before, or replace less: somebody may fit now.
                 self.dirty.open = true;
             }
         }
@@ -206,13 +234,11 @@ impl World {
             }
         }
         self.reopen(&name);
+        self.freeze(&name);
         self.unit_changed(name);
     }
 
     fn apply_placement(&mut self, name: UnitName, record: Option<Versioned<Placement>>) {
-        let placed =
-            |p: Option<&Versioned<Placement>>| usize::from(p.is_some_and(|p| p.value.machine.is_some()));
-        self.placed -= placed(self.placements.get(&name));
         match record {
             Some(record) => {
                 self.placements.insert(name.clone(), record);
@@ -221,7 +247,6 @@ impl World {
                 self.placements.remove(&name);
             }
         }
-        self.placed += placed(self.placements.get(&name));
         self.reopen(&name);
         self.unit_changed(name);
     }
@@ -234,8 +259,18 @@ impl World {
                 new.value.wanted != old.value.wanted || new.value.conflicts != old.value.conflicts
             })
         });
+        // A unit that stands beside it under its old text may have to leave now.
+        let globs = order.as_ref().map_or(&[][..], |order| &order.value.conflicts);
+        let is_guarded_anew =
+            !globs.is_empty() && view.orders().get(&unit).is_none_or(|old| old.value.conflicts != globs);
+        let beside = view.orders().keys().filter(|_| is_guarded_anew);
+        let in_the_way = beside.filter(|name| globs.iter().any(|glob| glob.matches(name.as_str())));
+        let in_the_way: Vec<UnitName> = in_the_way.cloned().collect();
         let present = order.is_some();
+        let load = view.load();
         view.set_order(&unit, order);
+        let placed = view.load() as usize;
+        self.placed = self.placed + placed - load as usize;
         if present {
             self.orders_of.entry(unit.clone()).or_default().insert(machine.clone());
         } else if let Some(set) = self.orders_of.get_mut(&unit) {
@@ -245,6 +280,8 @@ impl World {
             }
         }
         self.forget_empty(&machine);
+        self.freeze(&unit);
+        self.dirty.units.extend(in_the_way);
         if changes {
             self.dirty.open = true;
             self.dirty.freed.insert(machine);
@@ -271,6 +308,11 @@ impl World {
         if matters {
             self.dirty.units.insert(unit);
         }
+    }
+
+    fn freeze(&mut self, unit: &UnitName) {
+        let is_frozen = self.orders_of.contains_key(unit) && !self.units.contains_key(unit);
+        set(&mut self.frozen, unit, is_frozen);
     }
 
     fn view_mut(&mut self, id: &MachineId) -> &mut MachineView {
@@ -395,7 +437,12 @@ impl World {
     pub fn unmarked(&self) -> &BTreeSet<MachineId> {
         &self.unmarked
     }
-    /// Number of non-global units that stand on a machine.
+    /// Units that have orders and no record: nothing is done to them.
+    #[must_use]
+    pub fn frozen(&self) -> &BTreeSet<UnitName> {
+        &self.frozen
+    }
+    /// How many orders say that a unit is to be on a machine; a global unit counts on each.
     #[must_use]
     pub fn placed(&self) -> usize {
         self.placed

@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 
 use super::kit::{GRACE, Kit, machine, orders};
-use crate::records::{DesiredState, MachineRecord, Stamp, Wanted};
+use crate::ids::Epoch;
+use crate::records::{ConfirmedDead, DesiredState, MachineRecord, Stamp, Wanted};
 use crate::time::Span;
 
 #[derive(Clone, Debug)]
@@ -21,13 +22,24 @@ enum Act {
     Refuse(usize, usize),
     Wait(u64),
     ReleaseBrake,
+    ConfirmDead(usize),
+    /// The operator's word on how new content reaches a global unit.
+    AllAtOnce(usize),
+    /// The cluster was re-anchored.
+    RaiseEpoch,
+    /// The store elected another leader.
+    Election,
     Pass,
+    /// A pass that ends after so many groups: the leader died, or the store did not answer.
+    Cut(usize),
+    /// Everything is read anew.
+    Relist,
 }
 
 const MACHINES: [&str; 4] = ["m1", "m2", "m3", "m4"];
 const UNITS: [&str; 7] =
     ["a.service", "b.service", "c@1.service", "c@2.service", "c@3.service", "g.service", "h.service"];
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 14] = [
     "",
     "Conflicts=c@*.service",
     "Conflicts=a* g*",
@@ -37,7 +49,20 @@ const SECTIONS: [&str; 9] = [
     "Global=true",
     "Global=true\nMachineMetadata=k=2",
     "Replaces=b.service c@1.service",
+    "Replaces=c@2.service",
+    "Replaces=a.service c@3.service",
+    "Replaces=*.service",
+    "MachineOf=c@1.service",
+    "MachineOf=c@2.service\nConflicts=h.service",
 ];
+
+/// Refused at submit as a circle; here it would only be units nobody can place.
+fn is_circular(unit: usize, section: &str) -> bool {
+    UNITS
+        .iter()
+        .position(|name| section.split('\n').next() == Some(&format!("MachineOf={name}")))
+        .is_some_and(|target| target >= unit)
+}
 
 fn act() -> impl Strategy<Value = Act> {
     let desired = prop_oneof![
@@ -65,6 +90,12 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (machine, unit).prop_map(|(m, u)| Act::Refuse(m, u)),
         2 => (1..40_u64).prop_map(Act::Wait),
         1 => Just(Act::ReleaseBrake),
+        1 => (0..MACHINES.len()).prop_map(Act::ConfirmDead),
+        1 => (0..UNITS.len()).prop_map(Act::AllAtOnce),
+        1 => Just(Act::RaiseEpoch),
+        1 => Just(Act::Election),
+        2 => (0..4_usize).prop_map(Act::Cut),
+        1 => Just(Act::Relist),
         6 => Just(Act::Pass),
     ]
 }
@@ -72,8 +103,7 @@ fn act() -> impl Strategy<Value = Act> {
 fn perform(kit: &mut Kit, act: &Act) {
     let values = ["", "1", "2"];
     match act {
-        // A target that follows its follower is refused at submit; here it would only be a cycle nobody can place.
-        Act::Submit(u, s, d) if SECTIONS[*s].starts_with("MachineOf=") && *u < 2 => {
+        Act::Submit(u, s, d) if is_circular(*u, SECTIONS[*s]) => {
             kit.submit(UNITS[*u], "", *d);
         }
         Act::Submit(u, s, d) => kit.submit(UNITS[*u], SECTIONS[*s], *d),
@@ -107,14 +137,29 @@ fn perform(kit: &mut Kit, act: &Act) {
         Act::Forget(m) => {
             let id = machine(MACHINES[*m]);
             if kit.machines.contains_key(&id) && !kit.presence.contains_key(&id) {
-                let forgotten = Some(Stamp::default());
-                kit.set_machine(&id, MachineRecord { forgotten, ..MachineRecord::default() });
+                kit.forget(&id);
             }
         }
         Act::Obey(m) => kit.obey(MACHINES[*m]),
         Act::Refuse(m, u) => kit.refuse(MACHINES[*m], UNITS[*u], "no"),
         Act::Wait(secs) => kit.wait(Span::from_secs(*secs)),
         Act::ReleaseBrake => kit.release_brake(),
+        Act::ConfirmDead(m) => {
+            let id = machine(MACHINES[*m]);
+            if let Some(record) = kit.machines.get(&id).filter(|_| !kit.presence.contains_key(&id)) {
+                let confirmed_dead = Some(ConfirmedDead { stamp: Stamp::default() });
+                let record = MachineRecord { confirmed_dead, ..record.value.clone() };
+                kit.set_machine(&id, record);
+            }
+        }
+        Act::AllAtOnce(u) => kit.change(UNITS[*u], |unit| unit.all_at_once = !unit.all_at_once),
+        Act::RaiseEpoch => {
+            let epoch = Epoch(kit.epoch().0 + 1);
+            kit.raise_epoch(epoch);
+        }
+        Act::Election => kit.election(),
+        Act::Cut(groups) => kit.cut(*groups),
+        Act::Relist => kit.relist(),
         Act::Metadata(..) => {}
         Act::Pass => {
             kit.pass();
@@ -124,6 +169,18 @@ fn perform(kit: &mut Kit, act: &Act) {
 
 /// What must hold when the engine has nothing more to do.
 fn is_legal(kit: &Kit) {
+    for ((id, unit), order) in &kit.orders {
+        // New content of a global unit waits for its turn, and for machines that are away.
+        let is_global = kit.units.get(unit).is_some_and(|record| record.value.is_global());
+        if is_global && order.value.wanted != Wanted::Gone {
+            continue;
+        }
+        assert_eq!(
+            order.value.number.epoch,
+            kit.epoch(),
+            "{unit} on {id} is ordered under the present epoch"
+        );
+    }
     for (unit, record) in &kit.units {
         let live = kit.at(unit.as_str());
         if !record.value.desired.wants_a_machine() {

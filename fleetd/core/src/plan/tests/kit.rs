@@ -50,6 +50,7 @@ pub struct Kit {
     pub states: BTreeMap<(MachineId, UnitName), Versioned<StateRow>>,
     sequence: u64,
     uids: u64,
+    pub raft_term: u64,
 }
 
 pub const GRACE: Span = Span::from_secs(5);
@@ -220,6 +221,55 @@ impl Kit {
         planned
     }
 
+    /// A pass of which only the first groups are carried out; the engine looks at everything again.
+    pub fn cut(&mut self, groups: usize) {
+        let planned = plan(&self.world, &self.policy(), self.now);
+        self.sequence = planned.next_sequence;
+        for group in planned.groups.iter().take(groups) {
+            self.carry_out(group);
+        }
+        self.world.mark_everything();
+    }
+
+    /// The engine's stream is cut, and everything read anew.
+    pub fn relist(&mut self) {
+        let mut events = self.events(|kit, _| kit.now);
+        events.push(Event::RaftTerm { term: self.raft_term, read_at: self.now });
+        self.world = self.world.rebuilt(events);
+    }
+
+    /// The operator's word that a machine will not come back: only a marker is left of it.
+    pub fn forget(&mut self, id: &MachineId) {
+        let forgotten = Some(Stamp::default());
+        self.set_machine(id, MachineRecord { forgotten, ..MachineRecord::default() });
+        let units: BTreeSet<_> =
+            self.orders.keys().chain(self.states.keys()).filter(|(m, _)| m == id).cloned().collect();
+        for (_, unit) in units {
+            self.orders.remove(&(id.clone(), unit.clone()));
+            self.states.remove(&(id.clone(), unit.clone()));
+            self.world.apply(Event::State(id.clone(), unit.clone(), None));
+            self.world.apply(Event::Order(id.clone(), unit, None));
+        }
+        self.lost.remove(id);
+        self.world.apply(Event::Lost { machine: id.clone(), record: None, read_at: self.now });
+    }
+
+    pub fn election(&mut self) {
+        self.raft_term += 1;
+        self.world.apply(Event::RaftTerm { term: self.raft_term, read_at: self.now });
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.cluster.as_ref().map(|c| c.value.epoch).unwrap_or_default()
+    }
+
+    pub fn raise_epoch(&mut self, epoch: Epoch) {
+        let Some(cluster) = &self.cluster else { return };
+        let (created, record) = (cluster.created, ClusterRecord { epoch, ..cluster.value.clone() });
+        self.cluster = Some(self.versioned(Some(created), record));
+        self.world.apply(Event::Cluster(self.cluster.clone()));
+    }
+
     /// Passes until nothing is left to do.
     pub fn converge(&mut self) {
         for _ in 0..50 {
@@ -232,13 +282,19 @@ impl Kit {
 
     /// A world read anew, but for the times at which this engine first saw the lost markers.
     fn rebuilt(&self) -> World {
+        World::from_events(
+            self.events(|kit, id| kit.world.machines()[id].lost().expect("as in the registry").counted_from),
+        )
+    }
+
+    fn events(&self, read_at: impl Fn(&Kit, &MachineId) -> Timestamp) -> Vec<Event> {
         let mut events = vec![Event::Cluster(self.cluster.clone()), Event::Brake(self.brake.clone())];
         events.extend(self.machines.iter().map(|(id, r)| Event::Machine(id.clone(), Some(r.clone()))));
         events.extend(self.presence.iter().map(|(id, r)| Event::Presence(id.clone(), Some(r.clone()))));
         events.extend(self.lost.iter().map(|(id, r)| Event::Lost {
             machine: id.clone(),
             record: Some(r.clone()),
-            read_at: self.world.machines()[id].lost().unwrap().counted_from,
+            read_at: read_at(self, id),
         }));
         events.extend(self.units.iter().map(|(unit, r)| Event::Unit(unit.clone(), Some(r.clone()))));
         events
@@ -247,7 +303,7 @@ impl Kit {
         events.extend(orders.map(|((id, unit), r)| Event::Order(id.clone(), unit.clone(), Some(r.clone()))));
         let states = self.states.iter();
         events.extend(states.map(|((id, unit), r)| Event::State(id.clone(), unit.clone(), Some(r.clone()))));
-        World::from_events(events)
+        events
     }
 
     fn carry_out(&mut self, group: &Group) {

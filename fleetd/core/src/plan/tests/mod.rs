@@ -1,5 +1,6 @@
 //! Plans over small worlds: each test is one rule.
 
+mod faults;
 mod history;
 mod kit;
 
