@@ -13,6 +13,7 @@ use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::Outcome;
 use fleet_registry::registry::snapshot::Snapshot;
 use fleet_registry::registry::units::UnitWrite;
+use fleet_registry::store::{KeyRange, Range, Select};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use unit_files::{ContentHash, UnitName};
 
@@ -24,6 +25,7 @@ pub(super) const ATTEMPTS: usize = 5;
 /// Keys in one read: etcd takes 128 operations in a transaction.
 pub(super) const KEYS_AT_ONCE: usize = 100;
 const TEXTS_AT_ONCE: usize = 16;
+const NAMES_AT_ONCE: usize = 5_000;
 
 /// Units by name, as read.
 pub(super) type Records = BTreeMap<UnitName, Versioned<UnitRecord>>;
@@ -50,6 +52,30 @@ pub(super) async fn read_keys(api: &Api, snapshot: &mut Snapshot, mut keys: Vec<
         snapshot.undecodable.extend(read.undecodable);
     }
     Ok(())
+}
+
+/// The names of all units, those that are being destroyed included. Keys alone are read: a page of a list does not pay
+/// for the others.
+pub(super) async fn names(api: &Api) -> Result<Vec<UnitName>, Failure> {
+    let keys = api.registry.keys();
+    let area = keys.area(&Area::Units);
+    let (mut names, mut at, mut rest) = (Vec::new(), None, area.clone());
+    loop {
+        let mut range = Range::new(rest).select(Select::KeysOnly).limit(NAMES_AT_ONCE);
+        range.at_revision = at;
+        let reply = api.registry.store().range(range).await?;
+        names.extend(reply.kvs.iter().filter_map(|kv| match keys.parse(&kv.key)? {
+            Key::Unit(name) => Some(name),
+            _ => None,
+        }));
+        let (Some(last), Some(to), true) = (reply.kvs.last(), area.end(), reply.more) else {
+            return Ok(names);
+        };
+        let Some(from) = KeyRange::Key(last.key.clone()).end() else { return Ok(names) };
+        // The rest as of the same moment.
+        at = Some(at.unwrap_or(reply.header.revision));
+        rest = KeyRange::Span { from, to };
+    }
 }
 
 /// A record that cannot be read is not an absent one.

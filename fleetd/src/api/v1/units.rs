@@ -14,7 +14,7 @@ use fleet_core::requests::current::current_state;
 use fleet_core::requests::put::Put;
 use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::snapshot::Snapshot;
-use unit_files::{ContentHash, UnitFile, UnitName};
+use unit_files::{ContentHash, UnitFile, UnitName, go_quote};
 
 use super::super::Failure;
 use super::super::query::Query;
@@ -25,20 +25,25 @@ use super::{Answer, V1Failure, empty, json, page};
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let token = page(&api, &Query::of(&uri))?;
-    let mut snapshot = api.registry.read(&[Area::Units, Area::Placements]).await?;
-    let names: Vec<UnitName> = snapshot
-        .units
+    // Only the page's own records are read. Those that are being destroyed are left out of it, so that a page may be
+    // shorter than the next token promises; clients go by the token.
+    let names = units::names(&api).await?;
+    let range = token.range(names.len());
+    let mut snapshot = Snapshot::default();
+    let keys = names[range.clone()].iter();
+    let keys = keys.flat_map(|name| [Key::Unit(name.clone()), Key::Placement(name.clone())]);
+    units::read_keys(&api, &mut snapshot, keys.collect()).await?;
+    let shown: Vec<UnitName> = names[range]
         .iter()
-        .filter(|(_, unit)| live(Some(&unit.value)).is_some())
-        .map(|(name, _)| name.clone())
+        .filter(|name| live(snapshot.units.get(*name).map(|unit| &unit.value)).is_some())
+        .cloned()
         .collect();
-    let shown = &names[token.range(names.len())];
-    read_rows(&api, &mut snapshot, shown).await?;
+    read_rows(&api, &mut snapshot, &shown).await?;
     let hashes =
         shown.iter().filter_map(|name| snapshot.units.get(name)).map(|unit| unit.value.current.content);
     let texts = units::texts(&api, hashes.collect()).await?;
     let mut units = Vec::with_capacity(shown.len());
-    for name in shown {
+    for name in &shown {
         let Some(record) = snapshot.units.get(name) else { continue };
         let mut unit =
             entity(&snapshot, name, &record.value, options(&texts, &record.value.current.content)?);
@@ -124,8 +129,11 @@ pub(super) async fn put(
     let unit: Unit = decode_request(&body)
         .map_err(|error| Failure::bad_request(format!("unable to decode body: {error}")))?;
     if !unit.name.is_empty() && unit.name != in_url {
-        let message =
-            format!("name in URL {in_url:?} differs from unit name in request body {:?}", unit.name);
+        let message = format!(
+            "name in URL {} differs from unit name in request body {}",
+            go_quote(&in_url),
+            go_quote(&unit.name)
+        );
         return Err(Failure::bad_request(message).into());
     }
     let name = UnitName::parse(&in_url).map_err(Refusal::from)?;
