@@ -4,3 +4,5 @@
 //! the command line `fleet-lab` use it; nothing that is shipped may.
 
 pub mod lab;
+#[cfg(feature = "sim")]
+pub mod sim;
