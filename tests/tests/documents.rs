@@ -9,8 +9,7 @@ use fleetd::config::{Config, KEYS, Sources, load};
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn read(path: impl AsRef<Path>) -> String {
-    let path = Path::new(TOP).join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    std::fs::read_to_string(Path::new(TOP).join(path)).expect("what is read here is in the repository")
 }
 
 /// Every page of the repository, with its text.
