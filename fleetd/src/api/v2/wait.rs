@@ -4,6 +4,7 @@
 //! the orders and rows of all machines. Nobody leads, or the registry does not answer: the client is told and decides.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -61,6 +62,8 @@ struct Session {
     is_over: BTreeSet<usize>,
     lines: VecDeque<WaitLine>,
     heartbeat: Instant,
+    /// When what has changed is judged: changes that come close together are judged together.
+    judge_at: Option<Instant>,
     leader: Leader,
     has_lost_registry: bool,
 }
@@ -99,6 +102,7 @@ impl Session {
             is_over: BTreeSet::new(),
             lines: VecDeque::new(),
             heartbeat,
+            judge_at: None,
             leader: Leader::Unknown,
             has_lost_registry: false,
         }
@@ -118,10 +122,12 @@ impl Session {
                 Leader::Missing { tell_at, .. } => Some(tell_at),
                 _ => None,
             };
+            let judge_at = self.judge_at;
             // All arms are cancel safe.
             tokio::select! {
                 () = self.api.shutdown.cancelled() => return None,
                 item = self.feed.next() => self.take(item),
+                () = sleep_until(judge_at.unwrap_or(self.heartbeat)), if judge_at.is_some() => self.judge(),
                 () = sleep_until(self.heartbeat) => self.lines.push_back(WaitLine::Heartbeat { heartbeat: true }),
                 () = sleep_until(tell_leader.unwrap_or(self.heartbeat)), if tell_leader.is_some() => {
                     if let Leader::Missing { since, .. } = std::mem::replace(&mut self.leader, Leader::Told) {
@@ -167,11 +173,11 @@ impl Session {
         }
         let scope = self.needed();
         if scope == self.scope {
-            self.judge();
+            self.judge_at.get_or_insert(Instant::now() + self.patience());
         } else {
             // Its first snapshot is judged; what this one says is not the whole truth.
             self.feed = self.api.registry.follow(&areas(&scope, &self.waited));
-            self.scope = scope;
+            (self.scope, self.judge_at) = (scope, None);
         }
     }
 
@@ -205,7 +211,17 @@ impl Session {
         if areas(&scope, &self.waited).len() > 120 { Scope::Wide } else { scope }
     }
 
+    /// A global unit is judged on every machine, which takes its time where there are many.
+    fn patience(&self) -> Duration {
+        match self.world.machines().len() {
+            0..100 => Duration::from_millis(5),
+            100..1000 => Duration::from_millis(100),
+            _ => Duration::from_millis(500),
+        }
+    }
+
     fn judge(&mut self) {
+        self.judge_at = None;
         let now = self.api.now();
         for (index, waited) in self.waited.iter_mut().enumerate() {
             if self.is_over.contains(&index) {
