@@ -6,6 +6,7 @@ set -eu
 # program or file that proves it / package
 needed='
 /usr/bin/cc                          build-essential
+/usr/bin/make                        make
 /usr/bin/protoc                      protobuf-compiler
 /usr/include/google/protobuf/empty.proto  libprotobuf-dev
 /usr/bin/systemd-nspawn              systemd-container
