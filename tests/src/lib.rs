@@ -1,8 +1,9 @@
-//! What the tests of the workspace share: a lab of real machines.
+//! What the tests of the workspace share: a lab of real machines, and the figures of `make bench`.
 //!
 //! [`lab`] boots clusters of systemd-nspawn machines with a real etcd. The tests below `tests/`, the benches and
-//! the command line `fleet-lab` use it; nothing that is shipped may.
+//! the command line `fleet-lab` use it; nothing that is shipped may. [`bench`] is what `fleet-bench` runs.
 
+pub mod bench;
 pub mod lab;
 #[cfg(feature = "sim")]
 pub mod sim;

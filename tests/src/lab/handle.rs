@@ -85,6 +85,14 @@ impl Lab {
         Self::boot(options, &mut |_| {})
     }
 
+    /// As [`Lab::up`], with a line for each thing that takes time.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn up_telling(options: LabOptions, progress: Progress<'_>) -> Result<Self, LabError> {
+        Self::boot(options, progress)
+    }
+
     /// Boots a lab that stays until [`Lab::down`]. See [`Lab::up`].
     ///
     /// # Errors

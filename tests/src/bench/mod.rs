@@ -1,0 +1,71 @@
+//! The figures of `make bench`: what each measures, what it has to reach, and how it was in this run.
+//!
+//! The command line `fleet-bench` runs them by name. A bench gives one or more [`Figure`]s; each is printed and
+//! written to `target/bench/NAME.json`. Where a limit in milliseconds would judge the machine rather than fleet, the
+//! figure is held against a *peer*: the same work done by the parts below, measured in the same run.
+//!
+//! A bench never asserts: a figure that misses its target is a figure with `ok = false`.
+
+mod at_rest;
+mod cluster;
+mod failover;
+mod figure;
+mod mass_start;
+mod plan;
+mod submit;
+mod synthetic;
+
+pub use figure::{Figure, Samples, Target, table, write_json};
+
+/// A place for progress lines of a bench.
+pub type Say<'a> = &'a mut dyn FnMut(&str);
+
+/// One bench as the command line knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Bench {
+    pub name: &'static str,
+    pub what: &'static str,
+    /// Boots machines: needs root, and a fleetd and fleetctl beside this program.
+    pub is_cluster: bool,
+    pub run: fn(Say<'_>) -> anyhow::Result<Vec<Figure>>,
+}
+
+/// All benches, the cheap ones first.
+pub const BENCHES: [Bench; 6] = [
+    Bench {
+        name: "plan_noop",
+        what: "the engine's pass over 20,000 placed units on 1,000 machines: nothing dirty, and everything",
+        is_cluster: false,
+        run: plan::noop,
+    },
+    Bench {
+        name: "plan_place",
+        what: "placing 100,000 new units on 1,000 machines, one in five with Conflicts, metadata or MachineOf",
+        is_cluster: false,
+        run: plan::place,
+    },
+    Bench {
+        name: "submit_to_active",
+        what: "one unit from the request to active, against etcd's commits and a bare systemctl start",
+        is_cluster: true,
+        run: submit::run,
+    },
+    Bench {
+        name: "mass_start",
+        what: "300 units at once on 3 machines, against systemd of the same machines driven directly",
+        is_cluster: true,
+        run: mass_start::run,
+    },
+    Bench {
+        name: "failover",
+        what: "a machine with 20 units loses its power: until all are active elsewhere",
+        is_cluster: true,
+        run: failover::run,
+    },
+    Bench {
+        name: "at_rest",
+        what: "300 units on 3 machines, settled: what fleetd costs while nothing changes",
+        is_cluster: true,
+        run: at_rest::run,
+    },
+];
