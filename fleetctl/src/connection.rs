@@ -46,9 +46,8 @@ impl Connection {
         Ok(units)
     }
 
-    pub async fn all_units(&self) -> Result<Vec<UnitView>, ClientError> {
-        let list: UnitList = self.traced("GET", paths::UNITS, self.client.get(paths::UNITS)).await?;
-        Ok(list.units)
+    pub async fn all_units(&self) -> Result<UnitList, ClientError> {
+        self.traced("GET", paths::UNITS, self.client.get(paths::UNITS)).await
     }
 
     /// None: there is no such unit.

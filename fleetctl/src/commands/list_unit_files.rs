@@ -1,7 +1,7 @@
 //! `fleetctl list-unit-files`: what is stored and wanted, a row for each unit.
 
 use clap::Args;
-use fleet_api::v2::UnitView;
+use fleet_api::v2::{UnitList, UnitView};
 
 use crate::connection::Connection;
 use crate::exit::Exit;
@@ -71,8 +71,8 @@ pub async fn run(connection: &Connection, command: ListUnitFiles) -> anyhow::Res
     if command.fields.split(',').any(|field| field == "tmachine") {
         output::note("WARNING: The \"tmachine\" field is deprecated. Use \"target\" instead");
     }
-    let mut units = match connection.all_units().await {
-        Ok(units) => units,
+    let UnitList { mut units, unreadable, .. } = match connection.all_units().await {
+        Ok(list) => list,
         Err(error) => {
             output::note(format!("Error retrieving list of units from repository: {error}"));
             return Ok(Exit::FAILED);
@@ -80,9 +80,16 @@ pub async fn run(connection: &Connection, command: ListUnitFiles) -> anyhow::Res
     };
     units.sort_by(|a, b| a.name.cmp(&b.name));
     if output.is_json() {
-        json::print(&serde_json::json!({ "units": units }))?;
+        let mut document = serde_json::json!({ "units": units });
+        if !unreadable.is_empty() {
+            document["unreadable"] = serde_json::json!(unreadable);
+        }
+        json::print(&document)?;
     } else {
         output::raw(table::list(&FIELDS, &command.fields, &units, full, !no_legend)?)?;
+    }
+    for unit in &unreadable {
+        output::log!("WARN", "Unit {}: {}", unit.name, unit.text);
     }
     Ok(Exit::DONE)
 }
