@@ -90,7 +90,9 @@ impl AgentStatus {
     #[must_use]
     pub fn line(&self) -> String {
         if let Some(error) = &self.state_directory_error {
-            return format!("doing nothing: the state directory cannot be written: {error}");
+            return format!(
+                "doing nothing until the state directory can be written, units are left as they are: {error}"
+            );
         }
         if let Some(why) = &self.holding {
             let why = if why.is_empty() { "joining the cluster" } else { why };

@@ -153,7 +153,8 @@ impl Agent {
         local.known_features = options.features.clone();
         local.records = restored.records;
         local.floor = restored.floor;
-        local.state_directory_error = restored.write_error;
+        local.state_directory_error =
+            restored.write_error.map(|error| format!("{}: {error}", options.state_directory.display()));
         local.contents = read_facts(&options.state_directory, &restored.contents);
         let mut status = AgentStatus::new((options.clock)());
         status.state_directory_error.clone_from(&local.state_directory_error);

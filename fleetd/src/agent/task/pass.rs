@@ -107,7 +107,7 @@ impl Agent {
         let was_error = self.local.state_directory_error.take();
         match written {
             Err(error) => {
-                let text = error.to_string();
+                let text = format!("{}: {error}", self.options.state_directory.display());
                 if was_error.as_ref() != Some(&text) {
                     warn!(error = %text, "the state directory cannot be written: doing nothing until it can");
                 }
