@@ -4,6 +4,7 @@
 //! the command line `fleet-lab` use it; nothing that is shipped may. [`bench`] is what `fleet-bench` runs.
 
 pub mod bench;
+pub mod cluster;
 pub mod lab;
 #[cfg(feature = "sim")]
 pub mod sim;
