@@ -6,14 +6,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use fleet_core::{BootId, IdError, MachineId, Nonce};
+use fleet_core::{BootId, MachineId, Nonce};
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("cannot read {}: {remedy}", path.display())]
     Read { path: PathBuf, remedy: &'static str, source: io::Error },
-    #[error("{} does not hold an id; `systemd-machine-id-setup` writes one", path.display())]
-    Invalid { path: PathBuf, source: IdError },
+    #[error(
+        "{} holds {found:?}, expected 32 lower-case hexadecimal digits, not all zero; remove it, run \
+         `systemd-machine-id-setup` and reboot",
+        path.display()
+    )]
+    MachineId { path: PathBuf, found: String },
     #[error("cannot write {}; make {} writable", path.display(), directory.display())]
     Nonce { path: PathBuf, directory: PathBuf, source: io::Error },
 }
@@ -36,10 +40,19 @@ impl Identity {
     pub fn of_this_machine(runtime_directory: &Path, boot: BootId) -> Result<Identity, IdentityError> {
         let machine = Path::new("/etc/machine-id");
         let id = read(machine, "`systemd-machine-id-setup` makes one")?;
-        let machine = MachineId::parse(&id)
-            .map_err(|source| IdentityError::Invalid { path: machine.into(), source })?;
+        let machine = machine_id(&id).ok_or_else(|| IdentityError::MachineId {
+            path: machine.into(),
+            found: id.chars().take(40).collect(),
+        })?;
         Ok(Identity { machine, boot, nonce: nonce(runtime_directory)?, hostname: hostname() })
     }
+}
+
+/// `machine-id(5)`. An image that was not yet booted holds `uninitialized`, which all its copies would share.
+fn machine_id(text: &str) -> Option<MachineId> {
+    let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_null = text.bytes().all(|b| b == b'0');
+    MachineId::parse(text).ok().filter(|_| is_hex && !is_null)
 }
 
 fn read(path: &Path, remedy: &'static str) -> Result<String, IdentityError> {
@@ -85,6 +98,16 @@ pub fn default_address() -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_machine_id_of_its_own_is_refused() {
+        for bad in
+            ["", "uninitialized", "00000000000000000000000000000000", "0123456789ABCDEF0123456789ABCDEF"]
+        {
+            assert!(machine_id(bad).is_none(), "{bad:?}");
+        }
+        assert!(machine_id("0123456789abcdef0123456789abcdef").is_some());
+    }
 
     #[test]
     fn the_nonce_is_kept_over_a_restart_and_made_anew_with_an_empty_runtime_directory() {

@@ -65,7 +65,8 @@ impl MemberFile {
         witness: u64,
         seen: Revision,
     ) -> Result<(), MemberError> {
-        self.store(Member { cluster, epoch, store: "etcd".to_owned(), witness, seen })
+        let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store(&mut held, Member { cluster, epoch, store: "etcd".to_owned(), witness, seen })
     }
 
     /// Copies what the store has acknowledged. Call it only after the store's reply. Never goes back.
@@ -73,14 +74,14 @@ impl MemberFile {
     /// # Errors
     /// `Write`; then nothing has changed.
     pub fn advance(&self, witness: u64, seen: Revision) -> Result<(), MemberError> {
-        let Some(member) = self.get() else { return Ok(()) };
+        let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(member) = held.as_ref() else { return Ok(()) };
         let advanced =
             Member { witness: member.witness.max(witness), seen: member.seen.max(seen), ..member.clone() };
-        if advanced == member { Ok(()) } else { self.store(advanced) }
+        if advanced == *member { Ok(()) } else { self.store(&mut held, advanced) }
     }
 
-    fn store(&self, member: Member) -> Result<(), MemberError> {
-        let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+    fn store(&self, held: &mut Option<Member>, member: Member) -> Result<(), MemberError> {
         let bytes = serde_json::to_vec_pretty(&member).expect("a member is plain data");
         durable::replace(&self.path, &bytes)
             .map_err(|source| MemberError::Write { path: self.path.clone(), source })?;

@@ -31,7 +31,12 @@ pub fn candidacy(
         return Candidacy::Abstain("engine = \"never\" is configured".to_owned());
     }
     if !trust.may_act() {
-        return Candidacy::Abstain(trust.remedy());
+        let remedy = trust.remedy();
+        return Candidacy::Abstain(if remedy.is_empty() {
+            "this machine has not joined the cluster, or not taken its new epoch, yet".to_owned()
+        } else {
+            remedy
+        });
     }
     if let Some(missing) = cluster.and_then(|c| missing_feature(&c.features)) {
         return Candidacy::Abstain(format!(

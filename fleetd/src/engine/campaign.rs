@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use fleet_core::leadership::{Candidacy, KNOWN_FEATURES, candidacy};
-use fleet_core::records::{Extra, LeaderRecord, SCHEMA};
-use fleet_core::store_trust::Trust;
+use fleet_core::records::{EngineRole, Extra, LeaderRecord, SCHEMA};
+use fleet_core::store_trust::judge;
 use fleet_registry::RegistryError;
+use fleet_registry::keys::{Area, Key};
 use fleet_registry::lease::{End, LeaseState};
 use fleet_registry::registry::entry::{Change, Entry};
 use fleet_registry::registry::follow::FeedItem;
@@ -61,13 +62,16 @@ async fn candidate(
     if options.session.wait_for(super::SessionState::may_act).await.is_err() {
         std::future::pending::<()>().await;
     }
+    // What the disk knew before the read: the agent may commit, and raise it, while the answer is on its way.
+    let member = options.member.get();
     let view = options.registry.read_trust_view(&options.machine).await?;
     let leader = options.registry.read_leader().await?;
     let cluster = view.cluster.as_ref().map(|c| &c.value);
-    let trust = match (cluster, view.hold.is_some()) {
-        (Some(_), false) => Trust::Own,
-        _ => Trust::Held { why: "the session judges the store again".to_owned() },
-    };
+    let trust = judge(member.as_ref(), view.view());
+    if !trust.may_act() {
+        // The session holds the store, or joins or re-anchors.
+        options.doubt.notify_one();
+    }
     let verdict = candidacy(options.role, leader.as_ref().map(|l| &l.value), cluster, &trust);
     status.send_modify(|status| {
         status.leader = leader.map(|l| l.value);
@@ -126,16 +130,22 @@ async fn candidate(
     }
 }
 
-/// Until the leader key is gone, or this machine's session changes.
+/// Until the leader key is gone, or what this machine abstains for may have changed: its session, the cluster's record
+/// or a hold.
 async fn wait_for_vacancy(options: &mut EngineOptions, status: &watch::Sender<EngineStatus>) {
-    let mut feed = options.registry.watch_leader();
+    let abstains = status.borrow().abstains.is_some() && options.role == EngineRole::Auto;
+    let mut areas = vec![Area::One(Key::Leader)];
+    if abstains {
+        areas.extend([Area::One(Key::Cluster), Area::One(Key::Hold)]);
+    }
+    let mut feed = options.registry.follow(&areas);
     loop {
         tokio::select! {
             changed = options.session.changed() => {
                 if changed.is_err() {
                     std::future::pending::<()>().await;
                 }
-                if !options.session.borrow().may_act() {
+                if abstains || !options.session.borrow().may_act() {
                     return;
                 }
             }
@@ -147,8 +157,7 @@ async fn wait_for_vacancy(options: &mut EngineOptions, status: &watch::Sender<En
                     });
                     let is_vacant = leader.is_none();
                     status.send_modify(|status| status.leader = leader);
-                    let abstains = status.borrow().abstains.is_some();
-                    if is_vacant && !abstains {
+                    if is_vacant && status.borrow().abstains.is_none() {
                         return;
                     }
                 }
@@ -158,10 +167,11 @@ async fn wait_for_vacancy(options: &mut EngineOptions, status: &watch::Sender<En
                             Change::Put(Entry::Leader(record)) => {
                                 status.send_modify(|status| status.leader = Some(record.value));
                             }
-                            Change::Deleted { .. } => {
+                            Change::Deleted { key: Key::Leader, .. } => {
                                 status.send_modify(|status| status.leader = None);
                                 return;
                             }
+                            _ if abstains => return,
                             _ => {}
                         }
                     }

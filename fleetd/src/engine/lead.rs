@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use fleet_core::plan::{Plan, Policy, plan};
-use fleet_core::world::World;
-use fleet_core::{Revision, Term, Timestamp};
+use fleet_core::store_trust::{Trust, judge};
+use fleet_core::world::{Event, World};
+use fleet_core::{Revision, Span, Term, Timestamp};
+use fleet_registry::RegistryError;
 use fleet_registry::codec::Undecodable;
+use fleet_registry::keys::Key;
 use fleet_registry::lease::{End, LeaseKeeper, LeaseState};
 use fleet_registry::registry::leader::LeaderFence;
 use fleet_registry::registry::world::{WorldItem, WorldStream};
@@ -35,8 +38,14 @@ const PLAN_INLINE: usize = 2_000;
 /// happens again: a record that cannot be read makes the same groups fail in every pass.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
 const AFTER_CONFLICT_MOST: Duration = Duration::from_secs(5);
-/// What this leader wrote comes back within milliseconds; if it does not, the world is read anew.
+/// What this leader wrote comes back within milliseconds; if it does not, the world is read anew. Doubles, because a
+/// large world behind a slow store takes its time to be read.
 const ECHO_WITHIN: Duration = Duration::from_secs(3);
+const ECHO_MOST: Duration = Duration::from_secs(60);
+/// More than this between the wall clock and the runtime's is a step, not drift.
+const CLOCK_STEP: Span = Span::from_secs(1);
+/// Between two attempts to judge a store that was read anew.
+const TRUST_RETRY: Duration = Duration::from_secs(1);
 /// Events are logged by name up to this many; the rest is counted.
 const SHOWN: usize = 20;
 
@@ -57,8 +66,15 @@ struct Office<'o> {
     written: Revision,
     /// Until when what was written should have come back.
     echo_by: Option<Instant>,
+    echo_within: Duration,
     sequence: u64,
     next_look: Option<Instant>,
+    /// The world was read anew, perhaps from another store: no plan before that is judged.
+    is_relisted: bool,
+    /// The store knows less than this leader has seen of it.
+    is_rolled_back: bool,
+    /// When the wall clock was read last, and what it said.
+    looked: (Instant, Timestamp),
     /// Passes in a row of which something was overtaken.
     overtaken: u32,
     upkeep: Upkeep,
@@ -75,8 +91,12 @@ pub async fn lead(options: &EngineOptions, leader: Leader, status: &watch::Sende
         seen: Revision(0),
         written: Revision(0),
         echo_by: None,
+        echo_within: ECHO_WITHIN,
         sequence: 1,
         next_look: None,
+        is_relisted: false,
+        is_rolled_back: false,
+        looked: (Instant::now(), options.clock.now()),
         overtaken: 0,
         upkeep: Upkeep::default(),
     };
@@ -129,7 +149,8 @@ impl Office<'_> {
                     if self.echo_by.is_some_and(|by| Instant::now() >= by) {
                         warn!("what was written does not come back; reading the world anew");
                         stream = self.options.registry.follow_world(now.clone());
-                        self.echo_by = Some(Instant::now() + ECHO_WITHIN);
+                        self.echo_within = self.echo_within.saturating_mul(2).min(ECHO_MOST);
+                        self.echo_by = Some(Instant::now() + self.echo_within);
                         continue;
                     }
                     if Instant::now() >= audit_at {
@@ -139,11 +160,27 @@ impl Office<'_> {
                     self.next_look = None;
                 }
             }
+            if self.is_relisted {
+                match self.judge().await {
+                    Ok(true) => self.is_relisted = false,
+                    Ok(false) => {
+                        // The session reads the store itself, and holds or re-anchors.
+                        self.options.doubt.notify_one();
+                        return Ending::Lost("the store was rolled back or replaced");
+                    }
+                    Err(error) => {
+                        debug!(%error, "the store that was read anew cannot be judged yet");
+                        self.next_look = Some(Instant::now() + TRUST_RETRY);
+                        continue;
+                    }
+                }
+            }
             if self.seen < self.written {
                 // What was written has not come back yet: a plan would be made from the past.
                 continue;
             }
             self.echo_by = None;
+            self.echo_within = ECHO_WITHIN;
             if let Some(end) = self.pass().await {
                 return end;
             }
@@ -156,6 +193,8 @@ impl Office<'_> {
             WorldItem::Snapshot { revision, events, undecodable, is_relisted } => {
                 debug!(%revision, events = events.len(), is_relisted, "world read");
                 self.world = self.world.rebuilt(events);
+                self.is_rolled_back |= revision < self.seen;
+                self.is_relisted |= is_relisted || self.seen > Revision(0);
                 self.seen = revision;
                 self.report(&undecodable, true);
             }
@@ -170,6 +209,30 @@ impl Office<'_> {
         }
     }
 
+    /// Whether the store is still the one that this leader was elected in. A list is linearizable: one that is older than
+    /// what was followed before comes from a store that was rolled back, where what was written never comes back.
+    async fn judge(&self) -> Result<bool, RegistryError> {
+        let member = self.options.member.get();
+        let view = self.options.registry.read_trust_view(&self.options.machine).await?;
+        let trust = judge(member.as_ref(), view.view());
+        let fits = matches!(trust, Trust::Own | Trust::Held { .. } | Trust::Reanchor { .. });
+        Ok(fits && !self.is_rolled_back)
+    }
+
+    /// The wall clock's time. If it was stepped since the last look, what the world has counted off is carried over.
+    fn look_at_the_clock(&mut self) -> Timestamp {
+        let (before, said) = self.looked;
+        let (at, now) = (Instant::now(), self.options.clock.now());
+        let expected = said.plus(at.duration_since(before).into());
+        let step = now.since(expected).max(expected.since(now));
+        if step > CLOCK_STEP {
+            warn!(%step, is_backwards = now < expected, "the wall clock was stepped");
+            self.world.clock_stepped(expected, now);
+        }
+        self.looked = (at, now);
+        now
+    }
+
     fn fence(&self) -> LeaderFence {
         let cluster = self.world.cluster().map_or(Revision(0), |c| c.modified);
         LeaderFence { term: self.term, cluster }
@@ -177,7 +240,7 @@ impl Office<'_> {
 
     /// One pass. `Some`: this leader must not write any more.
     async fn pass(&mut self) -> Option<Ending> {
-        let now = self.options.clock.now();
+        let now = self.look_at_the_clock();
         let began = Instant::now();
         let plan = self.decide(now).await;
         let took = began.elapsed();
@@ -185,7 +248,12 @@ impl Office<'_> {
         let outcomes = self.execute(&plan, now).await;
         let applied = outcomes.iter().filter(|outcome| outcome.is_applied()).count();
         let conflicts = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Conflict)).count();
+        let error = outcomes.iter().find_map(|outcome| match outcome {
+            Outcome::Unknown(error) | Outcome::Failed(error) => Some(error.to_string()),
+            _ => None,
+        });
         self.publish(&plan, applied, conflicts, took);
+        self.tell(error);
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Fenced)) {
             return self.fenced().await;
         }
@@ -227,8 +295,10 @@ impl Office<'_> {
                 self.world = world;
                 plan
             }
+            // The world is lost with the task: leading on without one would be to do nothing for ever.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The runtime is shutting down; there is nothing to plan for.
-            Err(_) => Plan::default(),
+            Err(_) => Plan { next_sequence: self.sequence, ..Plan::default() },
         }
     }
 
@@ -285,7 +355,13 @@ impl Office<'_> {
         }
     }
 
-    fn report(&self, undecodable: &[Undecodable], is_all: bool) {
+    fn report(&mut self, undecodable: &[Undecodable], is_all: bool) {
+        // Nothing is known then of what the operator says of the machine: it takes no new unit.
+        let machines = undecodable.iter().filter_map(|record| match &record.key {
+            Key::Machine(id) => Some(id.clone()),
+            _ => None,
+        });
+        machines.for_each(|id| self.world.apply(Event::Machine(id, None)));
         if undecodable.is_empty() && !is_all {
             return;
         }
@@ -308,9 +384,31 @@ impl Office<'_> {
             status.groups_applied += applied as u64;
             status.groups_conflicted += conflicts as u64;
             status.slowest_plan_us = status.slowest_plan_us.max(took);
-            if !plan.frozen.is_empty() || !status.frozen.is_empty() {
+            if status.frozen != plan.frozen {
+                for (machine, unit) in plan.frozen.iter().filter(|frozen| !status.frozen.contains(frozen)).take(SHOWN) {
+                    warn!(%machine, %unit, "an order whose unit record is missing or unreadable is left as it is; restore \
+                        the record from a backup, or submit the unit again");
+                }
                 status.frozen.clone_from(&plan.frozen);
             }
+        });
+    }
+
+    /// Says once why the registry does not take what is ordered.
+    fn tell(&self, error: Option<String>) {
+        self.status.send_if_modified(|status| {
+            status.failures += u64::from(error.is_some());
+            if status.last_error == error {
+                return false;
+            }
+            match &error {
+                Some(error) => {
+                    warn!(error, "the registry did not take what was ordered; it is planned again")
+                }
+                None => info!("the registry takes orders again"),
+            }
+            status.last_error = error;
+            true
         });
     }
 }

@@ -17,11 +17,12 @@ use fleet_core::records::{EngineRole, LeaderRecord};
 use fleet_core::{MachineId, Term, Timestamp};
 use fleet_registry::Registry;
 use fleet_registry::lease::{LeaseKeeper, StartLeaseError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
 use crate::clock::Clock;
+use crate::member::MemberFile;
 use crate::session::SessionState;
 
 /// How long a dead leader is waited for.
@@ -41,6 +42,10 @@ pub struct EngineOptions {
     /// Between lost marker and first eviction.
     pub grace: Duration,
     pub session: watch::Receiver<SessionState>,
+    /// What this machine knows of its cluster's store: a candidate judges by it before it campaigns.
+    pub member: MemberFile,
+    /// Told when the store does not fit it.
+    pub doubt: Arc<Notify>,
     pub lease: LeaseMaker,
     pub seed: u64,
     pub shutdown: CancellationToken,
@@ -48,7 +53,10 @@ pub struct EngineOptions {
 
 impl std::fmt::Debug for EngineOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EngineOptions").field("machine", &self.machine).field("role", &self.role).finish_non_exhaustive()
+        f.debug_struct("EngineOptions")
+            .field("machine", &self.machine)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
     }
 }
 
@@ -65,6 +73,8 @@ pub struct EngineStatus {
     /// Groups that something else had overtaken; planned anew.
     pub groups_conflicted: u64,
     pub failures: u64,
+    /// Why the registry did not take the last pass's writes; none if it took them.
+    pub last_error: Option<String>,
     /// Longest time that a plan took to make, in microseconds.
     pub slowest_plan_us: u64,
     pub audits: u64,

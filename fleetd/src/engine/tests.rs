@@ -5,30 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_core::records::{
-    ClusterRecord, EngineRole, EventNote, Extra, PresenceRecord, SCHEMA, Settings, Stamp, Wanted, WitnessRecord,
+    ClusterRecord, EngineRole, EventNote, Extra, HoldRecord, PresenceRecord, SCHEMA, Settings, Stamp, Wanted,
+    WitnessRecord,
 };
 use fleet_core::requests::change::{Change, Request, Verb, Verdict};
 use fleet_core::requests::content::Content;
 use fleet_core::store_trust::Trust;
-use fleet_core::{
-    BootId, ClusterId, Epoch, MachineId, Nonce, RequestId, Revision, Span, Timestamp, UnitUid,
-};
+use fleet_core::{BootId, ClusterId, Epoch, MachineId, Nonce, RequestId, Revision, Span, Timestamp, UnitUid};
 use fleet_registry::keys::{Area, Keys};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
-use fleet_registry::memory::{Link, MemoryStore};
+use fleet_registry::memory::{Fault, Injection, Link, MemoryStore};
 use fleet_registry::registry::cluster::Created;
 use fleet_registry::registry::presence::{Announced, Announcement};
 use fleet_registry::registry::snapshot::Snapshot;
 use fleet_registry::registry::units::UnitWrite;
-use fleet_registry::store::Store as _;
+use fleet_registry::store::{Operation, Store as _, StoreError};
 use fleet_registry::{ClusterFence, Registry};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
 use super::{EngineHandle, EngineOptions, start};
 use crate::clock::Clock;
+use crate::member::MemberFile;
 use crate::session::{Connection, Presence, SessionState};
 
 struct Cluster {
@@ -42,6 +42,9 @@ struct Candidate {
     handle: EngineHandle,
     shutdown: CancellationToken,
     _session: watch::Sender<SessionState>,
+    member: MemberFile,
+    doubt: Arc<Notify>,
+    _disk: tempfile::TempDir,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -62,7 +65,9 @@ impl Cluster {
             created: Stamp::default(),
             extra: Extra::new(),
         };
-        let Created::Done(cluster) = registry.create_cluster(&record).await.unwrap() else { panic!("not empty") };
+        let Created::Done(cluster) = registry.create_cluster(&record).await.unwrap() else {
+            panic!("not empty")
+        };
         Cluster { store, registry, cluster, clock: Clock::simulated(Timestamp(1_000_000)) }
     }
 
@@ -100,13 +105,18 @@ impl Cluster {
     async fn launch(&self, name: &str) {
         let text = format!("[Service]\nExecStart=/bin/true\n# {name}\n");
         let unit = UnitName::parse(name).unwrap();
-        let change = Change { content: Some(Content::judge(&unit, text.as_bytes()).unwrap()), ..Change::new(Verb::Start) };
+        let change = Change {
+            content: Some(Content::judge(&unit, text.as_bytes()).unwrap()),
+            ..Change::new(Verb::Start)
+        };
         let request = Request {
             id: RequestId::parse(&format!("request-{}", name.len())).unwrap(),
             stamp: Stamp::default(),
             new_uid: UnitUid::parse(&format!("uid-{}", name.len())).unwrap(),
         };
-        let Verdict::Write(written) = change.decide(&unit, None, &request).unwrap() else { panic!("nothing new") };
+        let Verdict::Write(written) = change.decide(&unit, None, &request).unwrap() else {
+            panic!("nothing new")
+        };
         let write = UnitWrite {
             unit,
             expected: Revision(0),
@@ -136,6 +146,10 @@ impl Cluster {
         let shutdown = CancellationToken::new();
         let client = self.store.client(name);
         let leases = client.clone();
+        let disk = tempfile::tempdir().unwrap();
+        let member = MemberFile::open(disk.path()).unwrap();
+        member.anchor(ClusterId::parse("c").unwrap(), Epoch(1), 0, Revision(0)).unwrap();
+        let doubt = Arc::new(Notify::new());
         let (handle, serve) = start(EngineOptions {
             registry: Registry::new(Arc::new(client), Keys::new("/fleet/").unwrap(), name.len() as u64),
             clock: self.clock.clone(),
@@ -144,13 +158,16 @@ impl Cluster {
             role: EngineRole::Auto,
             grace: Duration::from_secs(5),
             session: receiver,
+            member: member.clone(),
+            doubt: Arc::clone(&doubt),
             lease: Arc::new(move |name, ttl| {
                 Ok(LeaseKeeper::on_task(LeaseOptions::new(name, ttl, 3), Arc::new(leases.clone())))
             }),
             seed: u64::from(name.as_bytes()[name.len() - 1]),
             shutdown: shutdown.clone(),
         });
-        Candidate { handle, shutdown, _session: session, task: tokio::spawn(serve) }
+        let task = tokio::spawn(serve);
+        Candidate { handle, shutdown, _session: session, member, doubt, _disk: disk, task }
     }
 
     async fn until(&self, what: &str, fits: impl Fn(&Snapshot) -> bool) -> Snapshot {
@@ -255,4 +272,72 @@ async fn a_machine_whose_presence_is_gone_is_marked_and_its_units_move_after_the
     assert!((Duration::from_millis(4_900)..Duration::from_millis(5_500)).contains(&waited), "{waited:?}");
     let tombstone = &moved.orders[&id("m1")][&UnitName::parse("a.service").unwrap()].value;
     assert_eq!(tombstone.wanted, Wanted::Gone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_a_candidate_that_knows_more_than_the_store_does_not_campaign() {
+    let cluster = Cluster::new().await;
+    let mut candidate = cluster.candidate("m1");
+    candidate.member.advance(0, Revision(1_000)).unwrap();
+    timeout(Duration::from_secs(60), candidate.doubt.notified()).await.expect("the session is told");
+    let abstains = candidate.handle.status.wait_for(|status| status.abstains.is_some());
+    let why = timeout(Duration::from_secs(60), abstains).await.unwrap().unwrap().abstains.clone().unwrap();
+    assert!(why.contains("rolled back") && why.contains("cluster adopt"), "{why}");
+    assert!(cluster.registry.read_leader().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_that_abstained_leads_when_its_reason_is_gone() {
+    let cluster = Cluster::new().await;
+    cluster.machine("m1").await;
+    let record = HoldRecord {
+        v: SCHEMA,
+        by: id("m9"),
+        since: Timestamp(0),
+        why: "a test".into(),
+        extra: Extra::new(),
+    };
+    cluster.registry.put_hold(&record, cluster.cluster).await.unwrap();
+    let mut candidate = cluster.candidate("m1");
+    let abstains = candidate.handle.status.wait_for(|status| status.abstains.is_some());
+    timeout(Duration::from_secs(60), abstains).await.unwrap().unwrap();
+    let hold = cluster.registry.keys().key(&fleet_registry::keys::Key::Hold);
+    let gone = fleet_registry::store::Txn::of(vec![fleet_registry::store::Op::delete(hold)]);
+    cluster.store.client("test").txn(gone).await.unwrap();
+    candidate.leads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_store_was_rolled_back_under_it_starts_over_and_is_not_stuck() {
+    let cluster = Cluster::new().await;
+    cluster.machine("m1").await;
+    let mut leader = cluster.candidate("m1");
+    leader.leads().await;
+    let old = cluster.store.snapshot();
+    for unit in ["a.service", "bb.service", "ccc.service"] {
+        cluster.launch(unit).await;
+        cluster.until("placed", |s| Cluster::at(s, unit).is_some()).await;
+    }
+    cluster.store.restore(&old);
+    timeout(Duration::from_secs(60), leader.doubt.notified()).await.expect("the session is told");
+    cluster.launch("dddd.service").await;
+    cluster.until("placed after the restore", |s| Cluster::at(s, "dddd.service").is_some()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_a_store_that_takes_no_writes_is_told() {
+    let cluster = Cluster::new().await;
+    cluster.machine("m1").await;
+    let mut leader = cluster.candidate("m1");
+    leader.leads().await;
+    cluster.launch("a.service").await;
+    cluster.until("placed", |s| Cluster::at(s, "a.service").is_some()).await;
+    let full = Fault::Fail(StoreError::NoSpace { operation: Operation::Txn });
+    cluster.store.inject(Injection::next(full).on(Operation::Txn).of_client("m1").times(2));
+    cluster.launch("bb.service").await;
+    let told = leader.handle.status.wait_for(|status| status.last_error.is_some());
+    timeout(Duration::from_secs(60), told).await.expect("it is told").unwrap();
+    let fine = leader.handle.status.wait_for(|status| status.last_error.is_none());
+    timeout(Duration::from_secs(60), fine).await.expect("and that it is over").unwrap();
+    cluster.until("placed", |s| Cluster::at(s, "bb.service").is_some()).await;
 }

@@ -13,13 +13,16 @@ use fleet_registry::store::LeaseId;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::{Connection, Presence, SessionOptions, SessionState};
 
 /// Between two looks at a store that is not trusted, or does not answer; jittered.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// Between two looks at a store on hold; the agent, which follows the hold, tells sooner that it is gone.
+const HELD_RETRY: Duration = Duration::from_secs(10);
 
 /// Why the loop starts over.
 enum Again {
@@ -31,12 +34,14 @@ struct Task {
     options: SessionOptions,
     state: watch::Sender<SessionState>,
     rng: SmallRng,
+    /// The registry has answered, or has been reported as silent.
+    is_told: bool,
 }
 
 pub async fn run(options: SessionOptions, state: watch::Sender<SessionState>) {
     let shutdown = options.shutdown.clone();
     let rng = SmallRng::seed_from_u64(options.seed);
-    let mut task = Task { options, state, rng };
+    let mut task = Task { options, state, rng, is_told: false };
     // Every step may be dropped: what it wrote is found again by the next start.
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -67,8 +72,10 @@ impl Task {
     /// Judges, joins, announces, and stays until the lease is lost or another view is needed.
     async fn attempt(&mut self, lease: &mut watch::Receiver<LeaseState>) -> Result<Again, RegistryError> {
         let registry = self.options.registry.clone();
-        let view = registry.read_trust_view(&self.options.presence.machine).await?;
+        // What the disk knew before the read: the agent may commit, and raise it, while the answer is on its way, and a
+        // store that is merely older than that was not rolled back.
         let member = self.options.member.get();
+        let view = registry.read_trust_view(&self.options.presence.machine).await?;
         let trust = judge(member.as_ref(), view.view());
         self.judged(&view, &trust);
         match &trust {
@@ -76,12 +83,19 @@ impl Task {
             Trust::Join => return self.join(&view).await,
             Trust::Reanchor { epoch } => return self.reanchor(&view, *epoch).await,
             Trust::Empty | Trust::Foreign { .. } => return Ok(Again::Later),
-            Trust::RolledBack { why } => self.hold(&view, why).await?,
+            Trust::RolledBack { why } => {
+                self.hold(&view, why).await?;
+                return Ok(Again::Soon);
+            }
             Trust::Own | Trust::Held { .. } => {}
         }
         let Some(cluster) = view.cluster.as_ref().map(|c| c.modified) else { return Ok(Again::Soon) };
         let Some(id) = held(lease).await else { return Ok(Again::Later) };
-        if let Some(again) = self.announce(id, cluster).await? {
+        let is_present = self.state.borrow().presence.as_ref().is_some_and(|presence| presence.lease == id);
+        // Under a hold a machine that is present stays so without a word: nobody acts on it.
+        if (trust.may_act() || !is_present)
+            && let Some(again) = self.announce(id, cluster, &trust).await?
+        {
             return Ok(again);
         }
         self.stay(id, lease, &trust).await;
@@ -163,7 +177,12 @@ impl Task {
     }
 
     /// Announces this machine, taking over from an earlier run. `Some`: it is not present, start over.
-    async fn announce(&mut self, lease: LeaseId, cluster: Revision) -> Result<Option<Again>, RegistryError> {
+    async fn announce(
+        &mut self,
+        lease: LeaseId,
+        cluster: Revision,
+        trust: &Trust,
+    ) -> Result<Option<Again>, RegistryError> {
         let now = self.options.clock.now();
         let member = self.options.member.get();
         let (epoch, passes) = member.map(|m| (m.epoch, m.witness)).unwrap_or_default();
@@ -172,7 +191,13 @@ impl Task {
         let witness = WitnessRecord { v: SCHEMA, epoch, passes, extra: Extra::new() };
         let announcement = Announcement { record, lease, cluster, witness, now };
         match self.options.registry.announce(&announcement).await? {
-            Announced::Present { created, is_takeover, was_lost, .. } => {
+            Announced::Present { created, revision, is_takeover, was_lost, .. } => {
+                // A machine that has nothing to report would know no revision but that of its joining.
+                if trust.may_act()
+                    && let Err(error) = self.options.member.advance(0, revision)
+                {
+                    error!(error = chain(&error), "what this machine has seen of the store cannot be kept");
+                }
                 info!(is_takeover, was_lost = was_lost.is_some(), "present");
                 self.state.send_modify(|state| {
                     state.refused = None;
@@ -226,6 +251,7 @@ impl Task {
 
     /// Until the lease is lost, or the store has to be judged again.
     async fn stay(&mut self, id: LeaseId, lease: &mut watch::Receiver<LeaseState>, trust: &Trust) {
+        let look_again = Instant::now() + HELD_RETRY.mul_f64(self.rng.random_range(0.5..1.5));
         loop {
             let state = lease.borrow_and_update().clone();
             match state {
@@ -247,7 +273,7 @@ impl Task {
             let is_held = !trust.may_act();
             tokio::select! {
                 changed = lease.changed() => if changed.is_err() { return },
-                () = sleep(RETRY), if is_held => return,
+                () = sleep_until(look_again), if is_held => return,
                 () = self.options.doubt.notified() => return,
             }
         }
@@ -271,7 +297,8 @@ impl Task {
         });
     }
 
-    fn connected(&self) {
+    fn connected(&mut self) {
+        self.is_told = true;
         let now = self.options.clock.now();
         self.state.send_if_modified(|state| {
             let changed = matches!(state.connection, Connection::Disconnected { .. });
@@ -283,9 +310,12 @@ impl Task {
         });
     }
 
-    fn disconnected(&self, why: &dyn std::error::Error) {
+    fn disconnected(&mut self, why: &dyn std::error::Error) {
         let now = self.options.clock.now();
         let text = chain(why);
+        if !std::mem::replace(&mut self.is_told, true) {
+            warn!(error = text, "the registry does not answer; trying on");
+        }
         self.state.send_if_modified(|state| {
             let since = match &state.connection {
                 Connection::Disconnected { error, .. } if *error == text => return false,

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_core::records::{EngineRole, Extra, PresenceRecord, SCHEMA};
+use fleet_core::records::{EngineRole, Extra, HoldRecord, PresenceRecord, SCHEMA};
 use fleet_core::store_trust::Trust;
 use fleet_core::{BootId, MachineId, Nonce, Span, Timestamp};
 use fleet_registry::Registry;
 use fleet_registry::keys::{Area, Keys};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
 use fleet_registry::memory::MemoryStore;
+use fleet_registry::store::{
+    Lease, LeaseId, LeaseTtl, Op, Range, RangeReply, Store, StoreError, StoreKind, StoreStatus, Txn,
+    TxnReply, WatchRequest, WatchStream,
+};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +55,17 @@ fn presence(id: &str, boot: &str, nonce: &str) -> PresenceRecord {
 }
 
 fn run(store: &MemoryStore, disk: &tempfile::TempDir, client: &str, presence: PresenceRecord) -> Machine {
+    let member = MemberFile::open(disk.path()).unwrap();
+    run_on(registry(store, client), member, store, client, presence)
+}
+
+fn run_on(
+    registry: Registry,
+    member: MemberFile,
+    store: &MemoryStore,
+    client: &str,
+    presence: PresenceRecord,
+) -> Machine {
     let shutdown = CancellationToken::new();
     let doubt = Arc::new(Notify::new());
     let lease = LeaseKeeper::on_task(
@@ -58,8 +73,8 @@ fn run(store: &MemoryStore, disk: &tempfile::TempDir, client: &str, presence: Pr
         Arc::new(store.client(client)),
     );
     let (handle, serve) = start(SessionOptions {
-        registry: registry(store, client),
-        member: MemberFile::open(disk.path()).unwrap(),
+        registry,
+        member,
         clock: Clock::simulated(Timestamp(1_000_000)),
         presence,
         lease,
@@ -161,11 +176,7 @@ async fn p1_a_store_restored_from_an_older_snapshot_is_put_on_hold_until_it_is_a
     store.restore(&old);
     let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
     let state = m1.until("held", |state| matches!(state.trust, Some(Trust::Held { .. }))).await;
-    assert!(
-        state.summary().contains("fleetctl cluster adopt"),
-        "{}",
-        state.summary()
-    );
+    assert!(state.summary().contains("fleetctl cluster adopt"), "{}", state.summary());
     let looker = registry(&store, "looker");
     let asked = fleet_registry::Asked { at: Timestamp(0), by: "operator".into(), request: None };
     looker.adopt(fleet_core::Epoch(1), &asked).await.unwrap();
@@ -187,4 +198,102 @@ async fn p4_a_session_without_an_answer_says_since_when() {
     assert!(line.starts_with("disconnected, holding since"), "{line}");
     store.set_all_links(fleet_registry::memory::Link::Open);
     m1.until("present again", SessionState::may_act).await;
+}
+
+/// Answers to reads take a second to arrive.
+#[derive(Debug, Clone)]
+struct LateAnswers(MemoryStore);
+
+#[async_trait::async_trait]
+impl Store for LateAnswers {
+    async fn range(&self, range: Range) -> Result<RangeReply, StoreError> {
+        self.0.range(range).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
+        let is_read = txn.is_read_only();
+        let reply = self.0.txn(txn).await;
+        if is_read {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        reply
+    }
+    async fn watch(&self, request: WatchRequest) -> Result<WatchStream, StoreError> {
+        self.0.watch(request).await
+    }
+    async fn lease_grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.0.lease_grant(ttl).await
+    }
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration, StoreError> {
+        self.0.lease_keep_alive(id).await
+    }
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
+        self.0.lease_revoke(id).await
+    }
+    async fn lease_ttl(&self, id: LeaseId) -> Result<Option<LeaseTtl>, StoreError> {
+        self.0.lease_ttl(id).await
+    }
+    async fn compact(&self, revision: fleet_registry::store::Revision) -> Result<(), StoreError> {
+        self.0.compact(revision).await
+    }
+    async fn status(&self) -> Result<StoreStatus, StoreError> {
+        self.0.status().await
+    }
+    fn kind(&self) -> StoreKind {
+        self.0.kind()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_a_commit_that_overtakes_the_judgement_is_no_reason_for_a_hold() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let member = MemberFile::open(disk.path()).unwrap();
+    let late = Registry::new(Arc::new(LateAnswers(store.client("m1"))), Keys::new("/fleet/").unwrap(), 1);
+    let mut m1 = run_on(late, member.clone(), &store, "m1", presence("m1", "b1", "n1"));
+    m1.until("present", SessionState::may_act).await;
+    m1.doubt.notify_one();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The session has read, and its answer is on its way; the agent commits, and keeps the reply's revision.
+    let looker = registry(&store, "looker");
+    let key = looker.keys().key(&fleet_registry::keys::Key::Machine(MachineId::parse("m2").unwrap()));
+    let written = looker.store().txn(Txn::of(vec![Op::put(key, "{}")])).await.unwrap();
+    let revision = fleet_core::Revision(i64::try_from(written.header.revision.0).unwrap());
+    member.advance(0, revision).unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(m1.handle.state.borrow().may_act());
+    assert!(looker.read(&Area::all()).await.unwrap().hold.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p8_a_machine_writes_nothing_while_the_store_is_held() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    m1.until("present", SessionState::may_act).await;
+    let looker = registry(&store, "looker");
+    let cluster = looker.read(&Area::all()).await.unwrap().cluster.unwrap().modified;
+    let hold = HoldRecord {
+        v: SCHEMA,
+        by: MachineId::parse("m9").unwrap(),
+        since: Timestamp(0),
+        why: "a test".into(),
+        extra: Extra::new(),
+    };
+    looker.put_hold(&hold, cluster).await.unwrap();
+    m1.doubt.notify_one();
+    m1.until("held", |state| matches!(state.trust, Some(Trust::Held { .. }))).await;
+    let before = looker.read(&Area::all()).await.unwrap().revision;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(looker.read(&Area::all()).await.unwrap().revision, before);
+    assert!(m1.handle.state.borrow().presence.is_some(), "it stays present");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announcement_is_remembered_as_seen() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let member = MemberFile::open(disk.path()).unwrap();
+    let mut m1 = run_on(registry(&store, "m1"), member.clone(), &store, "m1", presence("m1", "b1", "n1"));
+    let state = m1.until("present", SessionState::may_act).await;
+    assert_eq!(member.get().unwrap().seen, state.presence.unwrap().created);
 }

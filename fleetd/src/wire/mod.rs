@@ -19,7 +19,7 @@ use fleet_systemd::Systemd;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions};
 use crate::api::tools::LocalTools;
@@ -75,6 +75,9 @@ pub enum StartError {
     #[error("cannot make the state directory {}; mount it writable", path.display())]
     StateDirectory { path: std::path::PathBuf, source: std::io::Error },
 }
+
+/// A registry that does not answer must not delay a restart: resigning takes at most a request's time-out or two.
+const STOP_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A running fleetd. Dropping it ends its tasks like SIGKILL would; [`Daemon::stop`] ends them in order. Neither
 /// touches a unit.
@@ -141,9 +144,9 @@ impl Daemon {
         let wired = WiredRegistry {
             registry: registry.clone(),
             machine: identity.machine.clone(),
-            member,
+            member: member.clone(),
             session: session.state.clone(),
-            doubt,
+            doubt: Arc::clone(&doubt),
             fence: Arc::new(Mutex::new(None)),
         };
         let agent_clock = clock.clone();
@@ -172,6 +175,8 @@ impl Daemon {
             role: config.engine,
             grace: config.eviction_grace(),
             session: session.state.clone(),
+            member,
+            doubt,
             lease,
             seed: seed.rotate_left(17),
             shutdown: shutdown.clone(),
@@ -212,12 +217,18 @@ impl Daemon {
     /// Ends every task in order: leadership is given back, presence is left to run out, no unit is touched.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
-        while let Some(ended) = self.tasks.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                error!(%error, "a task had a fault");
+        let ended = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    error!(%error, "a task had a fault");
+                }
             }
+        };
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            // What is left is dropped, as SIGKILL would; nothing is lost by it.
+            warn!("tasks did not end within {STOP_WITHIN:?}; ending without them");
         }
     }
 
@@ -250,7 +261,8 @@ fn presence(
     fingerprint: String,
 ) -> PresenceRecord {
     let address = config.public_ip.or_else(default_address);
-    let peer_address = address.zip(peer_port).map(|(address, port)| SocketAddr::new(address, port).to_string());
+    let peer_address =
+        address.zip(peer_port).map(|(address, port)| SocketAddr::new(address, port).to_string());
     PresenceRecord {
         v: SCHEMA,
         machine: identity.machine.clone(),
