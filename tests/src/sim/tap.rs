@@ -288,6 +288,10 @@ impl Systemd for TappedSystemd {
         self.call("uninstall", self.inner.uninstall(name)).await
     }
 
+    async fn unread_links(&self) -> Result<Vec<String>, SystemdError> {
+        self.call("unread-links", self.inner.unread_links()).await
+    }
+
     async fn installed(&self) -> Result<Vec<InstalledUnit>, SystemdError> {
         self.call("installed", self.inner.installed()).await
     }
