@@ -23,10 +23,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     let path = sources.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
     match std::fs::read_to_string(&path) {
-        Ok(text) => from_file(&mut config, &path.display().to_string(), &text).map_err(|error| match error {
-            ConfigError::Syntax { error, .. } => ConfigError::Syntax { path: path.clone(), error },
-            other => other,
-        })?,
+        Ok(text) => from_file(&mut config, &path.display().to_string(), &text)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => {}
         Err(source) => return Err(ConfigError::Read { path, source }),
     }
@@ -44,11 +41,10 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
 }
 
 fn from_file(config: &mut Config, place: &str, text: &str) -> Result<(), ConfigError> {
-    let table: toml::Table =
-        text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
-            path: PathBuf::from(place),
-            error: error.to_string(),
-        })?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+        path: PathBuf::from(place),
+        error: error.to_string(),
+    })?;
     for (key, value) in &table {
         let help = find(place, key)?;
         set(config, place, help, value)?;
@@ -66,7 +62,12 @@ fn find(place: &str, key: &str) -> Result<&'static KeyHelp, ConfigError> {
     Err(ConfigError::UnknownKey { place: place.to_owned(), key: key.to_owned(), hint })
 }
 
-fn set(config: &mut Config, place: &str, key: &'static KeyHelp, value: &toml::Value) -> Result<(), ConfigError> {
+fn set(
+    config: &mut Config,
+    place: &str,
+    key: &'static KeyHelp,
+    value: &toml::Value,
+) -> Result<(), ConfigError> {
     (key.set)(config, value).map_err(|expected| {
         // A password is not repeated into logs.
         let shown = if key.name.contains("password") { "(hidden)".to_owned() } else { value.to_string() };

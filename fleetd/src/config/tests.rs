@@ -35,7 +35,10 @@ fn a_bad_value_names_file_key_value_and_what_is_expected() {
 #[test]
 fn without_etcd_servers_it_refuses_and_names_the_key() {
     let refused = load_text("", &[]).unwrap_err();
-    assert!(refused.starts_with("etcd_servers is not set") && refused.contains("FLEET_ETCD_SERVERS"), "{refused}");
+    assert!(
+        refused.starts_with("etcd_servers is not set") && refused.contains("FLEET_ETCD_SERVERS"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -50,7 +53,10 @@ fn the_environment_wins_and_takes_the_lists_of_fleet_1_0() {
     )
     .unwrap();
     assert_eq!(config.etcd_servers, ["http://a:2379", "http://b:2379"]);
-    assert_eq!(config.metadata, BTreeMap::from([("role".into(), "db".into()), ("disk".into(), "ssd".into())]));
+    assert_eq!(
+        config.metadata,
+        BTreeMap::from([("role".into(), "db".into()), ("disk".into(), "ssd".into())])
+    );
     assert_eq!(config.lease_ttl(), Duration::from_secs(20));
     assert_eq!(config.eviction_grace(), Duration::from_secs(10));
     let refused = load_text(ETCD, &[("FLEET_AGENT_TTL", "soon")]).unwrap_err();
@@ -61,4 +67,17 @@ fn the_environment_wins_and_takes_the_lists_of_fleet_1_0() {
 fn a_password_is_not_repeated() {
     let refused = load_text(&format!("{ETCD}etcd_password = 5"), &[]).unwrap_err();
     assert!(refused.contains("(hidden)"), "{refused}");
+}
+
+#[test]
+fn names_of_fleet_1_0_that_have_no_meaning_here_do_not_keep_it_from_starting() {
+    let old =
+        "disable_watches = \"false\"\nenable_grpc = true\nverify_units = \"1\"\nsystemd_user = \"false\"\n";
+    load_text(
+        &format!("{ETCD}{old}authorized_keys_file = \"/root/keys\"\nengine_reconcile_interval = 2"),
+        &[],
+    )
+    .unwrap();
+    let refused = load_text(&format!("{ETCD}systemd_user = true"), &[]).unwrap_err();
+    assert!(refused.contains("expected false"), "{refused}");
 }

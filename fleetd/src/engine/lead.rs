@@ -403,7 +403,7 @@ impl Office<'_> {
             }
             match &error {
                 Some(error) => {
-                    warn!(error, "the registry did not take what was ordered; it is planned again")
+                    warn!(error, "the registry did not take what was ordered; it is planned again");
                 }
                 None => info!("the registry takes orders again"),
             }

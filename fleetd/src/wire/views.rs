@@ -19,8 +19,7 @@ impl SessionView for Session {
             Connection::Connected { since } => (true, *since),
             Connection::Disconnected { since, .. } => (false, *since),
         };
-        let text =
-            if state.may_act() && is_connected { String::new() } else { state.summary() };
+        let text = if state.may_act() && is_connected { String::new() } else { state.summary() };
         SessionReport {
             since,
             is_connected,
