@@ -1,5 +1,7 @@
 //! Records as the wire types of v2, from one snapshot.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fleet_api::v2::{
     CountersView, DecisionView, MachineRef, OrderView, PlacementView, Reason, Refusal, RefusalHoldView,
     StampView, StateView, UnitView,
@@ -52,25 +54,43 @@ fn counters(counters: Counters) -> CountersView {
     CountersView { start: counters.start, stop: counters.stop, restart: counters.restart }
 }
 
-/// One unit, with the orders and rows that are in the snapshot.
-pub(super) fn unit(
-    snapshot: &Snapshot,
-    name: &UnitName,
-    record: &Versioned<UnitRecord>,
-    text: Option<String>,
+/// The units of a snapshot, with the machines that were told or say something of each.
+pub(super) struct Units<'s> {
+    snapshot: &'s Snapshot,
     now: Timestamp,
-) -> UnitView {
+    on: BTreeMap<&'s UnitName, BTreeSet<&'s MachineId>>,
+}
+
+impl<'s> Units<'s> {
+    pub fn of(snapshot: &'s Snapshot, now: Timestamp) -> Units<'s> {
+        let mut on: BTreeMap<&UnitName, BTreeSet<&MachineId>> = BTreeMap::new();
+        let orders =
+            snapshot.orders.iter().flat_map(|(id, orders)| orders.keys().map(move |name| (name, id)));
+        let rows = snapshot.states.iter().flat_map(|(id, rows)| rows.keys().map(move |name| (name, id)));
+        for (name, id) in orders.chain(rows) {
+            on.entry(name).or_default().insert(id);
+        }
+        Units { snapshot, now, on }
+    }
+
+    /// One unit, with the orders and rows that are in the snapshot.
+    pub fn view(&self, name: &UnitName, record: &Versioned<UnitRecord>, text: Option<String>) -> UnitView {
+        let (mut orders, mut states) = (Vec::new(), Vec::new());
+        for machine in self.on.get(name).into_iter().flatten().copied() {
+            let row = self.snapshot.states.get(machine).and_then(|rows| rows.get(name)).map(|row| &row.value);
+            let order = self.snapshot.orders.get(machine).and_then(|orders| orders.get(name));
+            orders.extend(order.map(|order| order_view(machine, &order.value, row)));
+            states.extend(row.map(|row| state(self.snapshot, machine, name, row, self.now)));
+        }
+        unit(self.snapshot, name, record, UnitView { orders, states, text, ..UnitView::default() })
+    }
+}
+
+/// What the records of a unit say; `around` has the rest.
+fn unit(snapshot: &Snapshot, name: &UnitName, record: &Versioned<UnitRecord>, around: UnitView) -> UnitView {
     let unit = &record.value;
     let placed = snapshot.placements.get(name).map(|p| &p.value).filter(|p| p.uid == unit.uid);
     let placed = placed.filter(|_| !unit.is_global());
-    let mut orders = Vec::new();
-    for (machine, on) in &snapshot.orders {
-        let Some(order) = on.get(name) else { continue };
-        let row = snapshot.states.get(machine).and_then(|rows| rows.get(name)).map(|row| &row.value);
-        orders.push(order_view(machine, &order.value, row));
-    }
-    let rows = snapshot.states.iter().filter_map(|(machine, rows)| Some((machine, &rows.get(name)?.value)));
-    let states = rows.map(|(machine, row)| state(snapshot, machine, name, row, now)).collect();
     UnitView {
         name: name.to_string(),
         uid: unit.uid.to_string(),
@@ -90,11 +110,9 @@ pub(super) fn unit(
             refusals: placement.refusals.iter().map(hold).collect(),
         }),
         decision: placed.map(|placement| decision(&placement.decision)),
-        orders,
-        states,
-        text,
         created: stamp(&unit.created),
         changed: stamp(&unit.changed),
+        ..around
     }
 }
 

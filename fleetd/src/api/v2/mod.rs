@@ -12,7 +12,7 @@ mod why;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
 use fleet_api::paths;
 use fleet_core::requests::Refusal;
@@ -50,6 +50,16 @@ pub(super) fn routes() -> Router<Api> {
 
 pub(crate) fn json<T: Serialize>(value: &T) -> Answer {
     let body = serde_json::to_vec(value).expect("wire types have string keys and no fallible fields");
+    Ok(typed("application/json", Body::from(body)))
+}
+
+/// A document that may be large: made and encoded beside the other requests.
+async fn encoded<T: Serialize>(make: impl FnOnce() -> T + Send + 'static) -> Answer {
+    let encode =
+        move || serde_json::to_vec(&make()).expect("wire types have string keys and no fallible fields");
+    let body = tokio::task::spawn_blocking(encode).await.map_err(|error| {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("encoding the answer: {error}"))
+    })?;
     Ok(typed("application/json", Body::from(body)))
 }
 

@@ -1,5 +1,7 @@
 //! Units as the registry has them.
 
+use std::collections::{BTreeSet, HashMap};
+
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::Uri;
@@ -15,14 +17,14 @@ use super::super::query::Query;
 use super::super::state::Api;
 use super::super::units::{read_keys, refuse_unreadable, texts, unreadable_record};
 use super::super::{Failure, views};
-use super::{Answer, json, typed, unit_name};
+use super::{Answer, encoded, json, typed, unit_name};
 
 /// More names than this are answered from everything.
 const NAMED_READS: usize = 250;
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     let query = Query::of(&uri);
-    let named: Vec<UnitName> =
+    let named: BTreeSet<UnitName> =
         query.all("name").into_iter().filter_map(|name| UnitName::parse(name).ok()).collect();
     let (has_names, prefix) = (!query.all("name").is_empty(), query.first("prefix").unwrap_or_default());
     let snapshot =
@@ -36,18 +38,24 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     }
     let unreadable = unreadable.into_iter().filter_map(told_as_unreadable).collect();
     let shown =
-        || snapshot.units.iter().filter(|(name, unit)| is_asked(name) && live(Some(&unit.value)).is_some());
-    let mut texts = if query.is_set("text") {
-        texts(&api, shown().map(|(_, unit)| unit.value.current.content).collect()).await?
+        snapshot.units.iter().filter(|(name, unit)| is_asked(name) && live(Some(&unit.value)).is_some());
+    let shown: Vec<UnitName> = shown.map(|(name, _)| name.clone()).collect();
+    let texts = if query.is_set("text") {
+        let hashes = shown.iter().filter_map(|name| snapshot.units.get(name));
+        texts(&api, hashes.map(|unit| unit.value.current.content).collect()).await?
     } else {
-        Default::default()
+        HashMap::new()
     };
-    let (now, mut units) = (api.now(), Vec::new());
-    for (name, unit) in shown() {
-        let text = texts.get_mut(&unit.value.current.content).map(|text| text.clone());
-        units.push(views::unit(&snapshot, name, unit, text, now));
-    }
-    json(&UnitList { revision: snapshot.revision.0, units, unreadable })
+    let now = api.now();
+    encoded(move || {
+        let views = views::Units::of(&snapshot, now);
+        let view = |name: &UnitName| {
+            let unit = snapshot.units.get(name)?;
+            Some(views.view(name, unit, texts.get(&unit.value.current.content).cloned()))
+        };
+        UnitList { revision: snapshot.revision.0, units: shown.iter().filter_map(view).collect(), unreadable }
+    })
+    .await
 }
 
 fn is_unit(key: &Key, is_asked: impl Fn(&UnitName) -> bool) -> bool {
@@ -66,7 +74,7 @@ async fn all(api: &Api) -> Result<Snapshot, Failure> {
 
 /// A few units, with what their own machines were told and say. Global ones, and those that are leaving, need the
 /// orders of all machines.
-async fn some(api: &Api, names: &[UnitName]) -> Result<Snapshot, Failure> {
+async fn some(api: &Api, names: &BTreeSet<UnitName>) -> Result<Snapshot, Failure> {
     let mut snapshot = Snapshot::default();
     let keys = names.iter().flat_map(|name| [Key::Unit(name.clone()), Key::Placement(name.clone())]);
     read_keys(api, &mut snapshot, keys.collect()).await?;
@@ -110,7 +118,7 @@ pub(super) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Ans
     let keys = machines.into_iter().flat_map(|machine| [Key::Presence(machine.clone()), Key::Lost(machine)]);
     read_keys(&api, &mut snapshot, keys.collect()).await?;
     let text = api.registry.get_content(&record.value.current.content).await?;
-    json(&views::unit(&snapshot, &name, &record, Some(text), api.now()))
+    json(&views::Units::of(&snapshot, api.now()).view(&name, &record, Some(text)))
 }
 
 /// The stored bytes.
