@@ -201,10 +201,12 @@ impl Cluster {
         parse(output.map_err(|error: LabError| error.to_string())?)
     }
 
+    /// All machines, those that are lost among them.
+    ///
     /// # Errors
     /// When the command fails.
     pub fn machines(&self) -> Result<Vec<MachineView>, String> {
-        self.json::<MachineList>(&["list-machines", "-o", "json"]).map(|list| list.machines)
+        self.json::<MachineList>(&["list-machines", "--all", "-o", "json"]).map(|list| list.machines)
     }
 
     /// # Errors
