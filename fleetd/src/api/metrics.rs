@@ -32,6 +32,12 @@ fn render(api: &Api) -> String {
         leading,
     );
     text.gauge("fleet_engine_frozen_orders", "Orders without a readable unit.", "", engine.frozen as f64);
+    text.gauge(
+        "fleet_engine_brake_engaged",
+        "1 if this leader holds evictions or moves back.",
+        "",
+        flag(engine.is_braked),
+    );
     for (name, value) in &engine.counters {
         text.counter(&format!("fleet_engine_{name}"), "Of this machine's engine.", *value);
     }

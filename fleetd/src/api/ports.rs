@@ -64,6 +64,10 @@ pub struct EngineReport {
     pub leading_since: Option<Timestamp>,
     /// Orders whose unit record is missing or unreadable.
     pub frozen: usize,
+    /// It holds something back.
+    pub is_braked: bool,
+    /// Why the registry does not take what this leader orders; empty if it does.
+    pub text: String,
     /// Name after `fleet_engine_`, value; counts that only grow.
     pub counters: Vec<(&'static str, u64)>,
 }

@@ -41,6 +41,12 @@ pub const KEYS: &[KeyHelp] = &[
         "seconds that one etcd request may take, fail-over included",
         value::seconds
     ),
+    key!(
+        etcd_compaction,
+        "true",
+        "the leader compacts etcd's history; false if etcd's own auto-compaction does",
+        value::boolean
+    ),
     key!(etcd_username, "", "user for etcd's authentication", value::text),
     key!(etcd_password, "", "password of that user", value::text),
     key!(etcd_cafile, "", "certificate authority of etcd's members (PEM)", value::path_or_none),

@@ -47,6 +47,8 @@ pub struct Config {
     pub etcd_servers: Vec<String>,
     pub etcd_key_prefix: String,
     pub etcd_request_timeout: Duration,
+    /// Whether the leader compacts etcd's history.
+    pub etcd_compaction: bool,
     pub etcd_username: String,
     pub etcd_password: String,
     pub etcd_cafile: Option<PathBuf>,
@@ -80,6 +82,7 @@ impl Default for Config {
             etcd_servers: Vec::new(),
             etcd_key_prefix: "/fleet/".to_owned(),
             etcd_request_timeout: Duration::from_secs(1),
+            etcd_compaction: true,
             etcd_username: String::new(),
             etcd_password: String::new(),
             etcd_cafile: None,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::plan::{Plan, Policy, plan};
+use fleet_core::records::BrakeState;
 use fleet_core::store_trust::{Trust, judge};
 use fleet_core::world::{Event, World};
 use fleet_core::{Revision, Span, Term, Timestamp};
@@ -381,6 +382,8 @@ impl Office<'_> {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.status.send_modify(|status| {
             status.passes += 1;
+            status.is_braked =
+                self.world.brake().is_some_and(|brake| brake.value.state == BrakeState::Engaged);
             status.groups_applied += applied as u64;
             status.groups_conflicted += conflicts as u64;
             status.slowest_plan_us = status.slowest_plan_us.max(took);

@@ -41,6 +41,8 @@ pub struct EngineOptions {
     pub role: EngineRole,
     /// Between lost marker and first eviction.
     pub grace: Duration,
+    /// Whether this machine compacts the store's history when it leads.
+    pub compacts: bool,
     pub session: watch::Receiver<SessionState>,
     /// What this machine knows of its cluster's store: a candidate judges by it before it campaigns.
     pub member: MemberFile,
@@ -75,6 +77,8 @@ pub struct EngineStatus {
     pub failures: u64,
     /// Why the registry did not take the last pass's writes; none if it took them.
     pub last_error: Option<String>,
+    /// The brake holds something back.
+    pub is_braked: bool,
     /// Longest time that a plan took to make, in microseconds.
     pub slowest_plan_us: u64,
     pub audits: u64,

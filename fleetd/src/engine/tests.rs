@@ -156,6 +156,7 @@ impl Cluster {
             machine: id(name),
             version: "test".into(),
             role: EngineRole::Auto,
+            compacts: true,
             grace: Duration::from_secs(5),
             session: receiver,
             member: member.clone(),

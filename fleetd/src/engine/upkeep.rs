@@ -30,9 +30,11 @@ impl Upkeep {
 
     pub async fn run(&mut self, options: &EngineOptions, fence: LeaderFence, seen: Revision) {
         let registry = &options.registry;
-        match registry.compact_if_due(*self.compacted.get_or_insert(seen)).await {
-            Ok(at) => self.compacted = Some(at),
-            Err(error) => debug!(%error, "compaction waits"),
+        if options.compacts {
+            match registry.compact_if_due(*self.compacted.get_or_insert(seen)).await {
+                Ok(at) => self.compacted = Some(at),
+                Err(error) => debug!(%error, "compaction waits"),
+            }
         }
         let tidied = *self.tidied.get_or_insert(seen);
         if !self.is_due && seen.0 - tidied.0 < TIDY_EVERY {

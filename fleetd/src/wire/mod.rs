@@ -174,6 +174,7 @@ impl Daemon {
             version: VERSION.to_owned(),
             role: config.engine,
             grace: config.eviction_grace(),
+            compacts: config.etcd_compaction,
             session: session.state.clone(),
             member,
             doubt,

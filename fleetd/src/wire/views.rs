@@ -75,6 +75,8 @@ impl EngineView for EngineHandle {
         EngineReport {
             leading_since,
             frozen: status.frozen.len(),
+            is_braked: status.is_braked,
+            text: status.last_error.clone().unwrap_or_default(),
             counters: vec![
                 ("reconcile_count_total", status.passes),
                 ("group_count_total", status.groups_applied),
