@@ -3,6 +3,7 @@
 //! Each file of `tests/scenarios/` is a test of its own name; `FLEET_BLESS=1` rewrites what the files expect.
 
 mod at_rest;
+mod histories;
 mod kill_points;
 mod store_errors;
 
