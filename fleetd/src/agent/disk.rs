@@ -1,7 +1,8 @@
 //! The agent's part of the state directory: what was applied (`records.log`) and the texts (`contents/<sha256>`).
 //!
 //! The log is append-only: a line of JSON per changed record, one fsync a pass; it is rewritten at start and when most
-//! of it is history. A torn last line is what a crash leaves and is dropped. Fields of a newer release are kept. All
+//! of it is history. A text that a loss of power could still take is in the log too, beside the first record that names
+//! it, so that what was accepted can be started without the registry. A torn last line is what a crash leaves and is dropped. Fields of a newer release are kept. All
 //! calls block; the task runs them off its thread. A lock keeps two daemons apart.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +56,7 @@ enum Line {
     Record { unit: UnitName, record: Box<DiskRecord> },
     Forgotten { forget: UnitName },
     Floor { floor: OrderNumber },
+    Text { content: ContentHash, text: String },
 }
 
 #[derive(Debug)]
@@ -66,8 +68,10 @@ pub(super) struct Disk {
     /// Bytes that a rewritten log had.
     useful: u64,
     known: Restored,
-    /// Texts that a loss of power could still take.
+    /// Texts whose files a loss of power could still take.
     unsynced: BTreeSet<ContentHash>,
+    /// Of these, the ones that are in the log.
+    logged: BTreeSet<ContentHash>,
     /// On the directory itself, so that it can be had where nothing can be written.
     _lock: Flock<File>,
 }
@@ -118,7 +122,7 @@ impl Disk {
         let contents = directory.join(CONTENTS);
         let created = fs::create_dir_all(&contents);
         let path = directory.join(LOG);
-        let mut known = read_log(&path).map_err(fault("read", &path))?;
+        let (mut known, logged) = read_log(&path).map_err(fault("read", &path))?;
         known.contents = read_contents(&contents).map_err(fault("read", &contents))?;
         let mut disk = Disk {
             directory: directory.to_owned(),
@@ -127,9 +131,11 @@ impl Disk {
             useful: 0,
             known,
             unsynced: BTreeSet::new(),
+            logged: BTreeSet::new(),
             _lock: lock,
         };
-        let write_error = created.and_then(|()| disk.compact()).err().map(|error| error.to_string());
+        let restored = created.and_then(|()| disk.restore(&logged));
+        let write_error = restored.and_then(|()| disk.compact()).err().map(|error| error.to_string());
         let restored = Restored { write_error, ..disk.known.clone() };
         Ok((disk, restored))
     }
@@ -137,6 +143,10 @@ impl Disk {
     /// Makes the changes of one pass durable, all or none as far as the next start can tell. Idempotent.
     pub(super) fn write(&mut self, changes: &Changes) -> io::Result<()> {
         let mut text = Vec::new();
+        let named: BTreeSet<ContentHash> =
+            changes.records.values().map(|record| record.order.content).collect();
+        let texts =
+            self.texts_at_risk(|hash| named.contains(hash) && !self.logged.contains(hash), &mut text)?;
         for (unit, record) in &changes.records {
             line(&mut text, &Line::Record { unit: unit.clone(), record: Box::new(record.clone()) })?;
         }
@@ -160,6 +170,7 @@ impl Disk {
             return Err(error);
         }
         self.length += text.len() as u64;
+        self.logged.extend(texts);
         self.known
             .records
             .extend(changes.records.iter().map(|(unit, record)| (unit.clone(), record.clone())));
@@ -175,6 +186,7 @@ impl Disk {
     pub(super) fn compact(&mut self) -> io::Result<()> {
         let mut text = Vec::new();
         line(&mut text, &Line::Floor { floor: self.known.floor })?;
+        let texts = self.texts_at_risk(|_| true, &mut text)?;
         for (unit, record) in &self.known.records {
             line(&mut text, &Line::Record { unit: unit.clone(), record: Box::new(record.clone()) })?;
         }
@@ -187,6 +199,34 @@ impl Disk {
         File::open(&self.directory)?.sync_all()?;
         self.log = Some(OpenOptions::new().append(true).open(&path)?);
         (self.length, self.useful) = (text.len() as u64, text.len() as u64);
+        self.logged = texts;
+        Ok(())
+    }
+
+    /// Appends texts whose files are not safe yet; which ones.
+    fn texts_at_risk(
+        &self,
+        is_asked: impl Fn(&ContentHash) -> bool,
+        log: &mut Vec<u8>,
+    ) -> io::Result<BTreeSet<ContentHash>> {
+        let mut logged = BTreeSet::new();
+        for hash in self.unsynced.iter().filter(|hash| is_asked(hash)) {
+            let bytes = read_content(&self.directory, *hash)?;
+            // Every text that is kept was parsed, so it is UTF-8.
+            let Some(text) = bytes.and_then(|bytes| String::from_utf8(bytes).ok()) else { continue };
+            line(log, &Line::Text { content: *hash, text })?;
+            logged.insert(*hash);
+        }
+        Ok(logged)
+    }
+
+    /// Puts back from the log what a loss of power has taken of the texts.
+    fn restore(&mut self, logged: &BTreeMap<ContentHash, String>) -> io::Result<()> {
+        for (hash, text) in logged {
+            if read_content(&self.directory, *hash)?.is_none() && ContentHash::of(text.as_bytes()) == *hash {
+                self.keep_content(*hash, text.as_bytes())?;
+            }
+        }
         Ok(())
     }
 
@@ -203,12 +243,13 @@ impl Disk {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => drop(self.known.contents.remove(hash)),
             }
+            self.unsynced.remove(hash);
         }
         Ok(stale)
     }
 
-    /// Keeps a text: whole or not at all. A loss of power may still take it until [`sync_contents`] has run; then it is
-    /// fetched again. Idempotent.
+    /// Keeps a text: whole or not at all. A loss of power may still take the file until [`sync_contents`] has run; the
+    /// log has the text until then, if a record names it. Idempotent.
     pub(super) fn keep_content(&mut self, hash: ContentHash, bytes: &[u8]) -> io::Result<()> {
         let path = content_path(&self.directory, hash);
         let new = path.with_extension("new");
@@ -220,8 +261,13 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn take_unsynced(&mut self) -> BTreeSet<ContentHash> {
-        std::mem::take(&mut self.unsynced)
+    pub(super) fn unsynced(&self) -> BTreeSet<ContentHash> {
+        self.unsynced.clone()
+    }
+
+    /// [`sync_contents`] has succeeded for these.
+    pub(super) fn synced(&mut self, hashes: &BTreeSet<ContentHash>) {
+        self.unsynced.retain(|hash| !hashes.contains(hash));
     }
 }
 
@@ -256,13 +302,14 @@ fn line(text: &mut Vec<u8>, line: &Line) -> io::Result<()> {
     Ok(())
 }
 
-fn read_log(path: &Path) -> io::Result<Restored> {
+/// Records, and texts that were logged.
+fn read_log(path: &Path) -> io::Result<(Restored, BTreeMap<ContentHash, String>)> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Restored::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
         Err(error) => return Err(error),
     };
-    let mut restored = Restored::default();
+    let (mut restored, mut texts) = (Restored::default(), BTreeMap::new());
     let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().peekable();
     while let Some((number, text)) = lines.next() {
         if text.is_empty() {
@@ -272,6 +319,7 @@ fn read_log(path: &Path) -> io::Result<Restored> {
             Ok(Line::Record { unit, record }) => drop(restored.records.insert(unit, *record)),
             Ok(Line::Forgotten { forget }) => drop(restored.records.remove(&forget)),
             Ok(Line::Floor { floor }) => restored.floor = floor,
+            Ok(Line::Text { content, text }) => drop(texts.insert(content, text)),
             // The write that a crash tore: nothing was done that relied on it.
             Err(_) if lines.peek().is_none() => {}
             Err(error) => {
@@ -280,7 +328,7 @@ fn read_log(path: &Path) -> io::Result<Restored> {
             }
         }
     }
-    Ok(restored)
+    Ok((restored, texts))
 }
 
 fn read_contents(directory: &Path) -> io::Result<BTreeSet<ContentHash>> {
@@ -364,12 +412,38 @@ mod tests {
         let hash = ContentHash::of(b"text");
         disk.keep_content(hash, b"text").unwrap();
         assert_eq!(read_content(directory.path(), hash).unwrap().as_deref(), Some(&b"text"[..]));
-        sync_contents(directory.path(), &disk.take_unsynced()).unwrap();
+        sync_contents(directory.path(), &disk.unsynced()).unwrap();
         fs::write(content_path(directory.path(), hash), "tex").unwrap();
         assert_eq!(read_content(directory.path(), hash).unwrap(), None);
         assert_eq!(disk.collect(&[hash].into()).unwrap(), BTreeSet::new());
         assert_eq!(disk.collect(&BTreeSet::new()).unwrap(), [hash].into());
         assert!(disk.known.contents.is_empty());
+    }
+
+    #[test]
+    fn a_text_that_a_loss_of_power_took_comes_back_with_its_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let lost = |hash| fs::write(content_path(directory.path(), hash), "").unwrap();
+        let text = "[Service]\nExecStart=/usr/bin/work\n";
+        let hash = an_order(1).content;
+        let (mut disk, _) = Disk::open(directory.path()).unwrap();
+        disk.keep_content(hash, text.as_bytes()).unwrap();
+        disk.write(&changes("a.service", 1)).unwrap();
+        drop(disk);
+        for _ in 0..2 {
+            lost(hash);
+            let (disk, restored) = Disk::open(directory.path()).unwrap();
+            assert_eq!(restored.write_error, None);
+            assert_eq!(restored.contents, [hash].into());
+            drop(disk);
+            assert_eq!(read_content(directory.path(), hash).unwrap().as_deref(), Some(text.as_bytes()));
+        }
+        // Once its file is safe the log need not have it.
+        let (mut disk, _) = Disk::open(directory.path()).unwrap();
+        sync_contents(directory.path(), &disk.unsynced()).unwrap();
+        disk.synced(&[hash].into());
+        disk.compact().unwrap();
+        assert!(!fs::read_to_string(directory.path().join(LOG)).unwrap().contains("ExecStart"));
     }
 
     #[test]

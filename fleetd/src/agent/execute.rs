@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fleet_core::reconcile::{FailureKind, JobKind, OnDisk, Step, StepFailure};
 use fleet_core::records::Reason;
-use fleet_systemd::{JobId, Shadow, Systemd, SystemdError};
+use fleet_systemd::{JobId, LoadState, Shadow, Systemd, SystemdError};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::sync::{Mutex, mpsc};
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::debug;
 use unit_files::{ContentHash, RunHash, UnitName};
 
+use super::reload::Reloads;
 use super::{disk, texts};
 
 /// Calls about units that are under way at once; the bus allows 128 for a connection.
@@ -23,8 +24,8 @@ const IN_FLIGHT: usize = 64;
 /// systemd unloads a unit shortly after the last thing that kept it; how often and how long to look for that.
 const UNLOAD_LOOKS: usize = 5;
 const UNLOAD_WAIT: Duration = Duration::from_millis(10);
-/// Reloads that may follow each other at once; then one a second.
-const RELOAD_BURST: f64 = 5.0;
+
+const CONTENT_LOST: &str = "content-lost";
 
 /// What became of a step, as it happens.
 #[derive(Clone, Debug)]
@@ -47,6 +48,10 @@ pub(super) enum StepReport {
     Unpinned {
         unit: UnitName,
     },
+    /// The text that the state directory had is damaged or gone.
+    TextLost {
+        content: ContentHash,
+    },
     Failed {
         unit: UnitName,
         failure: StepFailure,
@@ -62,7 +67,7 @@ type Reports = mpsc::UnboundedSender<StepReport>;
 pub(super) struct Executor {
     pub systemd: Arc<dyn Systemd>,
     pub state_directory: PathBuf,
-    pub reloads: Arc<Mutex<ReloadBucket>>,
+    pub reloads: Arc<Reloads>,
     /// Held while pins change.
     pub pins: Arc<Mutex<()>>,
 }
@@ -84,37 +89,10 @@ impl std::fmt::Debug for Executor {
     }
 }
 
-/// Merges nothing by itself (a pass has at most one reload); keeps reloads apart.
-#[derive(Debug)]
-pub(super) struct ReloadBucket {
-    tokens: f64,
-    filled: Instant,
-}
-
-impl ReloadBucket {
-    pub(super) fn new() -> ReloadBucket {
-        ReloadBucket { tokens: RELOAD_BURST, filled: Instant::now() }
-    }
-
-    async fn take(&mut self) {
-        let fill = |bucket: &mut ReloadBucket| {
-            let now = Instant::now();
-            let gained = now.duration_since(bucket.filled).as_secs_f64();
-            bucket.tokens = (bucket.tokens + gained).min(RELOAD_BURST);
-            bucket.filled = now;
-        };
-        fill(self);
-        if self.tokens < 1.0 {
-            tokio::time::sleep(Duration::from_secs_f64(1.0 - self.tokens)).await;
-            fill(self);
-        }
-        self.tokens -= 1.0;
-    }
-}
-
 impl Executor {
-    /// Carries out the steps of one pass, which come in their order, and reports each.
-    pub(super) async fn carry_out(self, steps: Vec<(UnitName, Step)>, reports: Reports) {
+    /// Carries out the steps of one pass, which come in their order, and reports each; last, when nobody waits any
+    /// more, has systemd read links of `[Install]` that it has to. With `checks_links` also those of earlier passes.
+    pub(super) async fn carry_out(self, steps: Vec<(UnitName, Step)>, checks_links: bool, reports: Reports) {
         let mut down: BTreeMap<UnitName, Vec<Step>> = BTreeMap::new();
         let reloading: BTreeSet<UnitName> =
             steps.iter().filter(|(_, step)| *step == Step::Reload).map(|(unit, _)| unit.clone()).collect();
@@ -131,14 +109,21 @@ impl Executor {
             }
         }
         // Stops are sent first; what takes its time there, or in a reload, does not hold up the starts.
+        let removed: Vec<UnitName> = down
+            .iter()
+            .filter(|(_, steps)| steps.contains(&Step::Uninstall))
+            .map(|(unit, _)| unit.clone())
+            .collect();
         let ends = self.take_down(down, &reports);
         let begins = self.bring_up(at_once, &reports);
         let reloads = async {
-            if !reloading.is_empty() {
-                self.bring_up(after_reload, &reports).await;
-            }
+            // What is read anew reads its links too.
+            if !reloading.is_empty() { self.bring_up(after_reload, &reports).await } else { false }
         };
-        futures_util::future::join3(ends, begins, reloads).await;
+        let ((), has_links, _) = futures_util::future::join3(ends, begins, reloads).await;
+        if checks_links || has_links || !removed.is_empty() {
+            self.reloads.settle(self.systemd.as_ref(), &removed).await;
+        }
     }
 
     /// Stops and resets each for itself, then lets go of all that are to be let go of in one call, then removes.
@@ -146,9 +131,9 @@ impl Executor {
         let (letting_go, others): (Vec<_>, Vec<_>) =
             down.into_iter().partition(|(_, steps)| steps.contains(&Step::Unpin));
         let alone = others.into_iter().map(|(unit, steps)| async {
-            let is_reset = steps.contains(&Step::ResetFailed);
+            let lets_go = steps.contains(&Step::ResetFailed) || steps.contains(&Step::Uninstall);
             if self.each(&unit, steps, reports).await.is_ok() {
-                if is_reset {
+                if lets_go {
                     self.see_unloaded(&unit).await;
                 }
                 tell(reports, StepReport::Finished { unit });
@@ -225,21 +210,25 @@ impl Executor {
     async fn see_unloaded(&self, unit: &UnitName) {
         for _ in 0..UNLOAD_LOOKS {
             match self.systemd.list(std::slice::from_ref(unit)).await {
-                Ok(found) if !found.is_empty() => tokio::time::sleep(UNLOAD_WAIT).await,
+                Ok(found) if found.iter().any(|unit| unit.load != LoadState::NotFound) => {
+                    tokio::time::sleep(UNLOAD_WAIT).await;
+                }
                 Ok(_) | Err(_) => return,
             }
         }
     }
 
-    /// All texts first, then the reload if these need one, then all pins, then all starts in their order.
-    async fn bring_up(&self, up: Ups, reports: &Reports) {
+    /// All texts first, then the reload if these need one, then all pins, then all starts in their order. Whether texts
+    /// were put in place whose `[Install]` asks for links.
+    async fn bring_up(&self, up: Ups, reports: &Reports) -> bool {
         let Ups { installs, reloads, mut starts } = up;
         if installs.is_empty() && starts.is_empty() {
-            return;
+            return false;
         }
+        let mut has_links = false;
         let installed = installs.into_iter().map(|(unit, content, run_hash)| async move {
-            let failure = self.install(&unit, content, run_hash).await.err();
-            (unit, OnDisk { content, run_hash: Some(run_hash), is_linked: true }, failure)
+            let done = self.install(&unit, content, run_hash).await;
+            (unit, OnDisk { content, run_hash: Some(run_hash), is_linked: true }, done)
         });
         let began = Instant::now();
         let installed: Vec<_> = stream::iter(installed).buffered(IN_FLIGHT).collect().await;
@@ -247,30 +236,33 @@ impl Executor {
         let mut ready: BTreeSet<UnitName> = starts.iter().cloned().collect();
         let mut written = Vec::new();
         let texts = installed.len();
-        for (unit, on_disk, failure) in installed {
-            match failure {
-                None => {
+        for (unit, on_disk, done) in installed {
+            match done {
+                Ok(is_linked) => {
+                    has_links |= is_linked;
                     tell(reports, StepReport::Installed { unit: unit.clone(), on_disk });
                     written.push(unit);
                 }
-                Some(failure) => {
+                Err(failure) => {
+                    if failure.reason.code == CONTENT_LOST {
+                        tell(reports, StepReport::TextLost { content: on_disk.content });
+                    }
                     ready.remove(&unit);
                     tell(reports, StepReport::Failed { unit: unit.clone(), failure });
                     tell(reports, StepReport::Finished { unit });
                 }
             }
         }
-        if reloads && !(written.is_empty() && ready.is_empty()) {
-            let mut bucket = self.reloads.lock().await;
-            bucket.take().await;
-            if let Err(error) = self.systemd.reload().await {
-                let all: BTreeSet<UnitName> = written.iter().chain(&ready).cloned().collect();
-                for unit in all {
-                    tell(reports, failed(&unit, &error, false));
-                    tell(reports, StepReport::Finished { unit });
-                }
-                return;
+        if reloads
+            && !(written.is_empty() && ready.is_empty())
+            && let Err(error) = self.reloads.reload(self.systemd.as_ref()).await
+        {
+            let all: BTreeSet<UnitName> = written.iter().chain(&ready).cloned().collect();
+            for unit in all {
+                tell(reports, failed(&unit, &error, false));
+                tell(reports, StepReport::Finished { unit });
             }
+            return has_links;
         }
         for unit in written.into_iter().filter(|unit| !ready.contains(unit)) {
             tell(reports, StepReport::Finished { unit });
@@ -289,14 +281,16 @@ impl Executor {
             tell(reports, StepReport::Finished { unit });
         });
         stream::iter(queued).buffered(IN_FLIGHT).collect::<Vec<()>>().await;
+        has_links
     }
 
+    /// Whether the text asks for links.
     async fn install(
         &self,
         unit: &UnitName,
         content: ContentHash,
         run_hash: RunHash,
-    ) -> Result<(), StepFailure> {
+    ) -> Result<bool, StepFailure> {
         let not_done = |code: &str, text: String| StepFailure {
             kind: FailureKind::NotDone,
             at_start: false,
@@ -307,7 +301,7 @@ impl Executor {
         let bytes = match read {
             Ok(Ok(Some(bytes))) => bytes,
             Ok(Ok(None)) => {
-                return Err(not_done("content-lost", format!("contents/{content} was damaged or removed")));
+                return Err(not_done(CONTENT_LOST, format!("contents/{content} was damaged or removed")));
             }
             Ok(Err(error)) => {
                 return Err(not_done("state-directory", format!("cannot read contents/{content}: {error}")));
@@ -321,7 +315,8 @@ impl Executor {
             let reason = Reason::new("shadowed", shadow_text(&shadow));
             return Err(StepFailure { kind: FailureKind::Refusal, at_start: false, reason });
         }
-        self.systemd.install(&install).await.map_err(of)
+        self.systemd.install(&install).await.map_err(of)?;
+        Ok(!(install.wanted_by.is_empty() && install.required_by.is_empty()))
     }
 
     /// Pins all at once, and one by one if that fails, so that one bad name does not keep back the others. Which ones

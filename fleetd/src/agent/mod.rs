@@ -9,6 +9,7 @@
 //! | `task` | the loop: what wakes a pass (`inputs`), and in which order its parts go (`pass`) |
 //! | `observe` | which units to look at, and how |
 //! | `execute` | steps -> systemd |
+//! | `reload` | when systemd has to read everything anew |
 //! | `publish` | rows and acknowledgements -> registry, merged |
 //! | `fetch`, `texts` | texts by hash |
 //! | `disk` | what was applied, durable |
@@ -21,6 +22,7 @@ mod fetch;
 mod observe;
 mod publish;
 mod registry;
+mod reload;
 mod status;
 mod task;
 #[cfg(test)]
@@ -49,9 +51,6 @@ pub struct AgentOptions {
     pub state_directory: PathBuf,
     /// `/run/fleet/units`: where texts of ours lie.
     pub units_directory: PathBuf,
-    /// `/run/fleet/nonce`: names one life of `/run`. A container that was started again may show the boot id of its
-    /// host, which did not change; that it lost its `/run`, and everything in it, makes it a new boot all the same.
-    pub nonce: PathBuf,
     /// Features that this release knows; orders that require others are refused.
     pub features: BTreeSet<String>,
     /// A machine that boots without the registry starts what was launched after this time.
@@ -67,7 +66,6 @@ impl AgentOptions {
         AgentOptions {
             state_directory,
             units_directory: PathBuf::from("/run/fleet/units"),
-            nonce: PathBuf::from("/run/fleet/nonce"),
             features: BTreeSet::new(),
             offline_start_after: Duration::from_secs(8),
             audit_interval: Duration::from_secs(900),
@@ -81,7 +79,6 @@ impl std::fmt::Debug for AgentOptions {
         f.debug_struct("AgentOptions")
             .field("state_directory", &self.state_directory)
             .field("units_directory", &self.units_directory)
-            .field("nonce", &self.nonce)
             .field("features", &self.features)
             .field("offline_start_after", &self.offline_start_after)
             .field("audit_interval", &self.audit_interval)

@@ -24,8 +24,6 @@ const IN_FLIGHT: usize = 64;
 const SOFT_DELAY: Duration = Duration::from_millis(100);
 /// Ends of jobs kept until we learn that the job was ours; the answer to a call may come after the event.
 const KEPT_ENDS: usize = 1024;
-/// Where systemd finds our units.
-const LINK_DIRECTORY: &str = "/run/systemd/system";
 
 /// What has to be looked at.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +60,8 @@ pub(super) struct Observer {
     /// Handed over by the next sight.
     taken: (BTreeMap<UnitName, EndedJob>, BTreeMap<UnitName, StepFailure>),
     busy: BTreeSet<UnitName>,
+    /// Jobs that were known when the last full look began.
+    looked_for: BTreeSet<JobId>,
     dirty: BTreeSet<UnitName>,
     soft: BTreeSet<UnitName>,
     soft_due: Option<Instant>,
@@ -79,6 +79,7 @@ impl Observer {
             failed: BTreeMap::new(),
             taken: (BTreeMap::new(), BTreeMap::new()),
             busy: BTreeSet::new(),
+            looked_for: BTreeSet::new(),
             dirty: BTreeSet::new(),
             soft: BTreeSet::new(),
             soft_due: None,
@@ -119,9 +120,9 @@ impl Observer {
             }
             SystemdEvent::UnitChanged { unit } => self.changed(&unit, observed),
             SystemdEvent::Resync => {
-                // The end of any job may have been missed; the list says which still are.
+                // The end of any job may have been missed; the list says which still are. Ends that came before the
+                // answer to the call that asked for the job are kept for it.
                 self.jobs.clear();
-                self.unclaimed.clear();
                 self.is_all_dirty = true;
             }
             SystemdEvent::Disconnected => self.jobs.clear(),
@@ -170,6 +171,8 @@ impl Observer {
             }
             StepReport::Uninstalled { unit } => observed.entry(unit).or_default().on_disk = None,
             StepReport::Pinned { unit } => observed.entry(unit).or_default().is_pinned = true,
+            // What is fetched again is the task's to know.
+            StepReport::TextLost { .. } => {}
             StepReport::Unpinned { unit } => observed.entry(unit).or_default().is_pinned = false,
             StepReport::Failed { unit, failure } => {
                 self.dirty.insert(unit.clone());
@@ -203,6 +206,7 @@ impl Observer {
         };
         self.is_first = false;
         if look.is_full {
+            self.looked_for = self.jobs.keys().copied().collect();
             look.names.extend(names.iter().cloned());
             look.names.extend(observed.keys().cloned());
             self.soft.clear();
@@ -243,6 +247,13 @@ impl Observer {
             };
             installed.iter().map(|unit| (&unit.name, text(unit))).collect()
         });
+        if sight.full.is_some() {
+            // A job that was there before the look and is not in it has ended, whatever became of the signal.
+            let queued: BTreeSet<JobId> =
+                sight.units.values().filter_map(|(unit, _)| unit.job.as_ref()).map(|job| job.id).collect();
+            let over = std::mem::take(&mut self.looked_for);
+            self.jobs.retain(|id, _| queued.contains(id) || !over.contains(id));
+        }
         let mut differences = 0;
         for name in &sight.look.names {
             let read = sight.units.remove(name);
@@ -317,10 +328,7 @@ impl Observer {
     }
 
     fn fragment(&self, name: &UnitName, id: &str, path: &str) -> Fragment {
-        let file = Path::new(path);
-        let is_ours = file.parent() == Some(&self.units_directory)
-            || (file.parent() == Some(Path::new(LINK_DIRECTORY))
-                && file.file_name() == Some(name.as_str().as_ref()));
+        let is_ours = Path::new(path).parent() == Some(&self.units_directory);
         match path {
             _ if id != name.as_str() => Fragment::Foreign(format!("{id} {path}").trim_end().to_owned()),
             "" => Fragment::None,
@@ -375,4 +383,59 @@ async fn read(systemd: &Arc<dyn Systemd>, look: &mut Look) -> Result<Read, Syste
         units.insert(name, found);
     }
     Ok((units, full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observer() -> (Observer, BTreeMap<UnitName, Observed>, UnitName) {
+        let unit: UnitName = "a.service".parse().unwrap();
+        let mut observer = Observer::new("/run/fleet/units".into());
+        let mut observed = BTreeMap::from([(unit.clone(), Observed::default())]);
+        observer.begin_steps(&unit, &mut observed);
+        (observer, observed, unit)
+    }
+
+    fn ended(job: u32) -> SystemdEvent {
+        let result = fleet_systemd::JobResult::Done;
+        SystemdEvent::JobRemoved { job: JobId(job), unit: "a.service".into(), result }
+    }
+
+    fn queued(unit: &UnitName, job: u32) -> StepReport {
+        StepReport::Queued { unit: unit.clone(), job: JobId(job), kind: JobKind::Start }
+    }
+
+    fn sight(look: Look) -> Sight {
+        Sight { look, units: BTreeMap::new(), full: Some((BTreeSet::new(), Vec::new())) }
+    }
+
+    #[test]
+    fn the_end_of_a_job_is_kept_for_its_answer_over_a_resync() {
+        let (mut observer, mut observed, unit) = observer();
+        observer.note(ended(7), &observed);
+        observer.note(SystemdEvent::Resync, &observed);
+        observer.report(queued(&unit, 7), &mut observed, Timestamp(1));
+        let names = BTreeSet::from([unit.clone()]);
+        let look = observer.begin(&names, &observed, false);
+        observer.absorb(sight(look), &mut observed, &names, Timestamp(2));
+        let seen = &observed[&unit];
+        assert!(seen.job.is_none() && seen.ended.as_ref().is_some_and(|ended| ended.result == "done"));
+    }
+
+    #[test]
+    fn a_job_whose_end_nobody_heard_of_is_over_when_a_full_look_does_not_show_it() {
+        let (mut observer, mut observed, unit) = observer();
+        observer.report(queued(&unit, 7), &mut observed, Timestamp(1));
+        let names = BTreeSet::from([unit.clone()]);
+        let look = observer.begin(&names, &observed, false);
+        // Asked for while the look was under way: it proves nothing about this one.
+        observer.report(queued(&unit, 8), &mut observed, Timestamp(1));
+        observer.absorb(sight(look), &mut observed, &names, Timestamp(2));
+        assert!(observed[&unit].job.is_some());
+        observer.mark_all();
+        let look = observer.begin(&names, &observed, false);
+        observer.absorb(sight(look), &mut observed, &names, Timestamp(3));
+        assert!(observed[&unit].job.is_none());
+    }
 }

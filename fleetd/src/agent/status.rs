@@ -105,7 +105,9 @@ impl AgentStatus {
         match &self.connection {
             Connection::Connected { .. } => what,
             // Why the registry does not answer is the session's to say.
-            Connection::Disconnected { since, .. } => format!("without the registry since {}; {what}", utc(*since)),
+            Connection::Disconnected { since, .. } => {
+                format!("without the registry since {}; {what}", utc(*since))
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 
 /// Where the loaded text is named by hash; nothing needs to lie there.
 pub(crate) const MARKER: &str = "file:/run/fleet/text/";
+/// Well above the largest text that is accepted anywhere.
+const LARGEST_TEXT: u64 = 4 * 1024 * 1024;
 const DROP_IN: &str = "10-fleet.conf";
 const LINKS_LINE: &str = "# Links: ";
 const MARKER_LINE: &str = "Documentation=file:/run/fleet/text/";
@@ -29,6 +31,16 @@ pub(crate) struct UnitFiles {
     pub root: PathBuf,
     pub units_directory: PathBuf,
     pub link_directory: PathBuf,
+}
+
+/// Links of ours in one directory.
+#[derive(Debug)]
+pub(crate) struct InstallLinks {
+    /// The unit that they are for, usually a target of the host.
+    pub by: String,
+    /// `wants` or `requires`.
+    pub kind: &'static str,
+    pub names: Vec<String>,
 }
 
 impl UnitFiles {
@@ -46,6 +58,18 @@ impl UnitFiles {
     pub(crate) fn is_our_fragment(&self, fragment: &Path, name: &str) -> bool {
         fragment.parent() == Some(self.units_directory.as_path())
             || fragment == self.link_directory.join(name)
+    }
+
+    /// The text behind a link of ours; `None` for a path that is not ours. A link that is gone counts as ours if
+    /// systemd has loaded our drop-in (`has_marker`).
+    pub(crate) fn resolve(&self, link: &Path, has_marker: bool) -> Option<PathBuf> {
+        match fs::read_link(self.real(link)) {
+            Ok(target) => self.is_ours(&target).then_some(target),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && has_marker => {
+                link.file_name().map(|name| self.units_directory.join(name))
+            }
+            Err(_) => None,
+        }
     }
 
     pub(crate) fn install(&self, unit: &Install) -> Result<(), SystemdError> {
@@ -99,10 +123,13 @@ impl UnitFiles {
             let Some(name) = file_name.to_str().and_then(|name| name.parse::<UnitName>().ok()) else {
                 continue;
             };
-            let bytes = match fs::read(entry.path()) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(SystemdError::file("read", entry.path(), error)),
+            // One bad entry hides no other; what is no file of a unit's size (a pipe would block) is not ours.
+            let path = entry.path();
+            let is_text =
+                fs::symlink_metadata(&path).is_ok_and(|entry| entry.is_file() && entry.len() <= LARGEST_TEXT);
+            let Some(bytes) = is_text.then(|| fs::read(&path).ok()).flatten() else {
+                tracing::warn!(path = %path.display(), "not a unit file of fleet's, left alone");
+                continue;
             };
             let target = fs::read_link(links.join(name.as_str())).ok();
             let drop_in = fs::read_to_string(links.join(format!("{name}.d")).join(DROP_IN)).ok();
@@ -114,6 +141,32 @@ impl UnitFiles {
             });
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// Links of `[Install]` that lie on disk.
+    pub(crate) fn install_links(&self) -> Result<Vec<InstallLinks>, SystemdError> {
+        let links = self.real(&self.link_directory);
+        let entries = match fs::read_dir(&links) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(SystemdError::file("list", links, error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| SystemdError::file("list", &links, error))?;
+            let directory = entry.file_name();
+            let Some((by, kind)) = directory.to_str().and_then(link_directory) else { continue };
+            let Ok(inside) = fs::read_dir(entry.path()) else { continue };
+            let is_ours = |path: PathBuf| fs::read_link(path).is_ok_and(|target| self.is_ours(&target));
+            let ours = inside.filter_map(Result::ok).filter(|link| is_ours(link.path()));
+            let mut names: Vec<String> =
+                ours.filter_map(|link| link.file_name().into_string().ok()).collect();
+            names.sort();
+            if !names.is_empty() {
+                found.push(InstallLinks { by: by.to_owned(), kind, names });
+            }
+        }
         Ok(found)
     }
 
@@ -180,6 +233,12 @@ fn refuse_paths(unit: &Install) -> Result<(), SystemdError> {
             message: format!("WantedBy= or RequiredBy= names {by:?}, which is not a unit"),
         }),
     }
+}
+
+/// `multi-user.target` and `wants` for `multi-user.target.wants`.
+fn link_directory(name: &str) -> Option<(&str, &'static str)> {
+    let wants = name.strip_suffix(".wants").map(|by| (by, "wants"));
+    wants.or_else(|| name.strip_suffix(".requires").map(|by| (by, "requires")))
 }
 
 fn extra_links(unit: &Install) -> Vec<String> {
@@ -344,6 +403,38 @@ mod tests {
         let answer = files(&root).install(&unit("a.service", &["../../etc/x"]));
         assert!(matches!(answer, Err(SystemdError::BadSetting { .. })));
         assert!(tree(root.path()).is_empty());
+    }
+
+    #[test]
+    fn entries_that_are_no_texts_hide_no_unit() {
+        let root = tempfile::tempdir().unwrap();
+        let files = files(&root);
+        files.install(&unit("a.service", &[])).unwrap();
+        let units = root.path().join("run/fleet/units");
+        fs::create_dir(units.join("directory.service")).unwrap();
+        std::os::unix::fs::symlink("loop.service", units.join("loop.service")).unwrap();
+        let pipe = units.join("pipe.service");
+        assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let installed = files.installed().unwrap();
+        let names: Vec<&str> = installed.iter().map(|unit| unit.name.as_str()).collect();
+        assert_eq!(names, ["a.service"]);
+    }
+
+    #[test]
+    fn a_link_is_resolved_only_if_it_is_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let files = files(&root);
+        files.install(&unit("a.service", &[])).unwrap();
+        let links = root.path().join("run/systemd/system");
+        fs::write(links.join("host.service"), "[Service]").unwrap();
+        let resolve = |name: &str, has_marker| {
+            let text = files.resolve(&files.link_directory.join(name), has_marker);
+            text.map(|path| path.display().to_string())
+        };
+        assert_eq!(resolve("a.service", false).as_deref(), Some("/run/fleet/units/a.service"));
+        assert_eq!(resolve("host.service", true), None);
+        assert_eq!(resolve("gone.service", false), None);
+        assert_eq!(resolve("gone.service", true).as_deref(), Some("/run/fleet/units/gone.service"));
     }
 
     #[test]

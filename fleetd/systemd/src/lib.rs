@@ -81,6 +81,10 @@ pub trait Systemd: Send + Sync + 'static {
     /// is not stopped.
     async fn uninstall(&self, name: &UnitName) -> Result<(), SystemdError>;
 
+    /// Links of `[Install]` that [`install`](Self::install) made and that the unit they are for has not read, because it
+    /// was loaded before: `multi-user.target.wants/a.service`, sorted. Only a reload makes it read them. Loads nothing.
+    async fn unread_links(&self) -> Result<Vec<String>, SystemdError>;
+
     /// All units of ours on disk, sorted by name. Reads files only, not systemd.
     async fn installed(&self) -> Result<Vec<InstalledUnit>, SystemdError>;
 

@@ -171,7 +171,7 @@ pub struct UnitDetail {
     pub condition_result: bool,
     /// Microseconds since the epoch, of the last check of `Condition…=`; 0 = never checked.
     pub condition_timestamp: u64,
-    /// Path as seen on the machine, empty when there is no file.
+    /// Path as seen on the machine, a link of ours resolved; empty when there is no file.
     pub fragment_path: String,
     /// Exit status or signal number of the last main process (services only).
     pub exec_main_status: i32,

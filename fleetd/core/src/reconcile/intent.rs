@@ -30,7 +30,9 @@ pub(super) fn fate(intent: &Intent, kind: RunKind, seen: &Observed, boot: &BootI
         let error = seen.has_ended(JobKind::Start).and_then(|result| job_error(result, unit));
         return over(intent, boot, Outcome::Ran, unit, error);
     }
-    if unit.is_some_and(|unit| unit.condition_timestamp > intent.previous_condition) {
+    // Another time, not a later one: the clock may have been set back.
+    let is_checked = |unit: &LoadedUnit| unit.condition_timestamp != 0;
+    if unit.is_some_and(|unit| is_checked(unit) && unit.condition_timestamp != intent.previous_condition) {
         let error = seen.has_ended(JobKind::Start).filter(|result| *result != "done");
         let error = error.and_then(|result| job_error(result, unit));
         return over(intent, boot, Outcome::Skipped, unit, error);
@@ -139,6 +141,9 @@ mod tests {
         let seen =
             pinned(LoadedUnit { invocation: Some("a".into()), condition_timestamp: 8, ..unit("inactive") });
         assert_eq!(outcome(&intent(Some("a")), &seen), Some(Outcome::Skipped));
+        let set_back =
+            pinned(LoadedUnit { invocation: Some("a".into()), condition_timestamp: 6, ..unit("inactive") });
+        assert_eq!(outcome(&intent(Some("a")), &set_back), Some(Outcome::Skipped));
     }
 
     #[test]

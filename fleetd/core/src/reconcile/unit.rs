@@ -8,7 +8,7 @@ use unit_files::{ContentHash, UnitName};
 use super::admission::Admission;
 use super::goal::Goal;
 use super::intent::{self, Fate};
-use super::observed::{FailureKind, JobKind, Observed};
+use super::observed::{FailureKind, Fragment, JobKind, Observed};
 use super::record::{Applied, DiskRecord, Intent, LONGEST_WAIT, Outcome, Run};
 use super::row::{self, Says};
 use super::{Ack, FetchProblem, Local, OrderSource, Pass, Step};
@@ -196,7 +196,12 @@ fn step(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Doi
             record.run = Some(adopted(at, record));
         }
         record.settle(boot);
-        return Doing::phase(RowPhase::Settled);
+        let mut doing = Doing::phase(RowPhase::Settled);
+        // A file of the host has outranked ours since: shown, and nothing is done about what runs.
+        if seen.foreign_path().is_some() {
+            doing.says.error = Some(Reason::new("shadowed", shadowed(at)));
+        }
+        return doing;
     }
     if seen.is_busy {
         return under_way(at, goal);
@@ -303,10 +308,24 @@ fn under_way(at: &Subject<'_>, goal: Goal) -> Doing {
 
 /// The unit is the host's: its name is taken, and nothing of it is ours to touch.
 fn is_foreign(at: &Subject<'_>, record: &DiskRecord) -> bool {
+    let Some(unit) = &at.seen.loaded else { return false };
     let ours = record.run.as_ref().filter(|run| run.boot == at.local.boot);
     let is_our_run =
         ours.is_some_and(|run| run.invocation.is_some() && run.invocation.as_deref() == at.seen.invocation());
-    at.seen.foreign_path().is_some() && !is_our_run
+    let is_placed = record.is_placed() && record.applied.as_ref().is_some_and(|a| a.boot == at.local.boot);
+    match &unit.fragment {
+        Fragment::Ours => false,
+        Fragment::Foreign(_) => !is_our_run,
+        // The file of what we put here has vanished under it.
+        Fragment::None if unit.load == "not-found" => !(at.seen.is_at_rest() || is_our_run || is_placed),
+        // Made by systemd itself, as a mount that it found.
+        Fragment::None => !is_our_run && (unit.load == "loaded" || !at.seen.is_at_rest()),
+    }
+}
+
+fn shadowed(at: &Subject<'_>) -> String {
+    let path = at.seen.foreign_path().unwrap_or("without a unit file");
+    format!("this machine has a unit of that name of its own ({path}); rename the unit, or remove the host's")
 }
 
 fn remove(at: &Subject<'_>, record: &mut DiskRecord) -> Doing {
@@ -357,10 +376,7 @@ fn advance(at: &Subject<'_>, record: &mut DiskRecord, goal: Goal, admission: &Ad
     let seen = at.seen;
     let is_stop_alone = goal.stop && !goal.text && !goal.start;
     if is_foreign(at, record) {
-        let path = seen.foreign_path().unwrap_or_default();
-        let text = format!(
-            "this machine has a unit of that name of its own ({path}); rename the unit, or remove the host's"
-        );
+        let text = shadowed(at);
         record.refuse(Reason::new("shadowed", text), at.now);
         return waiting(record);
     }

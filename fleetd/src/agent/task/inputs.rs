@@ -81,6 +81,10 @@ impl Agent {
         if let StepReport::Failed { unit, failure } = &report {
             info!(%unit, reason = %failure.reason.text, "step failed");
         }
+        if let StepReport::TextLost { content } = &report {
+            warn!(%content, "a text in the state directory is damaged or gone, fetching it again");
+            self.local.contents.remove(content);
+        }
         let now = (self.options.clock)();
         self.observer.report(report, &mut self.local.observed, now);
     }
@@ -139,6 +143,7 @@ impl Agent {
             self.audit_at = now + jittered(self.options.audit_interval);
             self.status.counters.audits += 1;
             (self.is_auditing, self.is_collecting, self.is_pass_due) = (true, true, true);
+            self.checks_links = true;
             self.observer.mark_all();
             feed.audit();
         }
@@ -159,10 +164,17 @@ impl Agent {
         self.has_new_texts = false;
         let (disk, directory) = (self.disk.clone(), self.options.state_directory.clone());
         *upkeep = Some(Box::pin(async move {
-            let unsynced = disk.run(|disk| Ok(disk.take_unsynced())).await?;
+            let unsynced = disk.run(|disk| Ok(disk.unsynced())).await?;
             if !unsynced.is_empty() {
-                let synced = tokio::task::spawn_blocking(move || sync_contents(&directory, &unsynced));
-                synced.await.map_err(io::Error::other)??;
+                let synced = tokio::task::spawn_blocking(move || {
+                    sync_contents(&directory, &unsynced).map(|()| unsynced)
+                });
+                let synced = synced.await.map_err(io::Error::other)??;
+                disk.run(move |disk| {
+                    disk.synced(&synced);
+                    Ok(())
+                })
+                .await?;
             }
             match collect {
                 Some(needed) => disk.run(move |disk| disk.collect(&needed)).await,
@@ -174,7 +186,9 @@ impl Agent {
     pub(super) fn on_upkeep(&mut self, done: Upkeep) {
         match done {
             Ok(removed) => self.local.contents.retain(|hash, _| !removed.contains(hash)),
-            Err(error) => warn!(%error, "texts in the state directory are not safe from a loss of power"),
+            Err(error) => {
+                warn!(%error, "texts in the state directory are only safe in the agent's log, trying again at the audit");
+            }
         }
     }
 }

@@ -26,11 +26,12 @@ use unit_files::{ContentHash, UnitName};
 
 use super::disk::{Disk, SharedDisk, read_content};
 use super::error::AgentError;
-use super::execute::{Executor, ReloadBucket, StepReport, describe};
+use super::execute::{Executor, StepReport, describe};
 use super::fetch::Fetches;
 use super::observe::{Look, Observer, Sight};
 use super::publish::Publisher;
 use super::registry::{AgentRegistry, Committed, OrdersFeed, RegistryFault};
+use super::reload::Reloads;
 use super::status::{AgentHandle, AgentStatus};
 use super::{AgentOptions, texts};
 
@@ -39,8 +40,6 @@ const PASSES_APART: Duration = Duration::from_millis(5);
 /// Longest that a pass waits for texts under way, so that a burst of orders is started together: each wave of starts
 /// costs systemd a scan of its unit directories.
 const TEXTS_WAIT: Duration = Duration::from_millis(25);
-/// Of the nonce, as much as fits into an id beside the boot id, and enough to tell lives of one machine apart.
-const NONCE_DIGITS: usize = 16;
 /// After systemd, the state directory or the read of the own rows failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -72,6 +71,8 @@ pub struct Agent {
     is_auditing: bool,
     has_new_texts: bool,
     is_collecting: bool,
+    /// Links of earlier passes may be unread: at first, because the last process may have died before, and at audits.
+    checks_links: bool,
     /// Texts of new orders are on their way; a pass without them would only say so.
     texts_until: Option<Instant>,
 }
@@ -148,7 +149,7 @@ impl Agent {
     ) -> Result<(Agent, AgentHandle), AgentError> {
         let events = systemd.events();
         let (disk, restored) = Disk::open(&options.state_directory)?;
-        let boot = boot_id(&systemd, &options.nonce).await?;
+        let boot = boot_id(&systemd).await?;
         let mut local = Local::new(boot);
         local.known_features = options.features.clone();
         local.records = restored.records;
@@ -164,7 +165,7 @@ impl Agent {
             executor: Executor {
                 systemd: Arc::clone(&systemd),
                 state_directory: options.state_directory.clone(),
-                reloads: Arc::new(Mutex::new(ReloadBucket::new())),
+                reloads: Arc::new(Reloads::new()),
                 pins: Arc::new(Mutex::new(())),
             },
             observer: Observer::new(options.units_directory.clone()),
@@ -189,6 +190,7 @@ impl Agent {
             is_auditing: false,
             has_new_texts: false,
             is_collecting: false,
+            checks_links: true,
             texts_until: None,
             options,
         };
@@ -337,9 +339,8 @@ fn jittered(bound: Duration) -> Duration {
     bound.mul_f64(rand::rng().random_range(0.9..=1.1))
 }
 
-/// Names the boot as far as units are concerned: the kernel's id, and the life of `/run` in which everything of ours
-/// lies.
-async fn boot_id(systemd: &Arc<dyn Systemd>, nonce: &Path) -> Result<BootId, AgentError> {
+/// systemd's word for this run of the machine; nothing that a file says, which could be lost while units run on.
+async fn boot_id(systemd: &Arc<dyn Systemd>) -> Result<BootId, AgentError> {
     let mut is_told = false;
     let environment = loop {
         match systemd.environment().await {
@@ -353,9 +354,7 @@ async fn boot_id(systemd: &Arc<dyn Systemd>, nonce: &Path) -> Result<BootId, Age
             }
         }
     };
-    let nonce = std::fs::read_to_string(nonce).unwrap_or_default();
-    let life: String = nonce.trim().chars().take(NONCE_DIGITS).collect();
-    let text = if life.is_empty() { environment.boot_id } else { format!("{}-{life}", environment.boot_id) };
+    let text = environment.boot_id;
     BootId::parse(&text).map_err(|_| AgentError::BootId { text })
 }
 

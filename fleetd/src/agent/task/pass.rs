@@ -150,14 +150,15 @@ impl Agent {
         self.next_look = pass.next_look.map(|at| Instant::now() + at.since(now).as_duration());
         let steps = pass.steps.clone();
         self.publish(pass);
-        if steps.is_empty() {
+        let checks_links = std::mem::take(&mut self.checks_links);
+        if steps.is_empty() && !checks_links {
             return None;
         }
         for (unit, step) in &steps {
             debug!(%unit, ?step, "step");
             self.observer.begin_steps(unit, &mut self.local.observed);
         }
-        Some(Box::pin(self.executor.clone().carry_out(steps, self.reports.0.clone())))
+        Some(Box::pin(self.executor.clone().carry_out(steps, checks_links, self.reports.0.clone())))
     }
 
     pub(super) fn publish(&mut self, pass: Pass) {

@@ -319,8 +319,7 @@ impl Machine {
             let ran = u64::try_from(began.elapsed().as_millis()).unwrap();
             Timestamp(1_735_689_600_000 + ran)
         });
-        let nonce = self.directory.path().join("nonce");
-        AgentOptions { clock, nonce, ..AgentOptions::new(self.directory.path().to_owned()) }
+        AgentOptions { clock, ..AgentOptions::new(self.directory.path().to_owned()) }
     }
 
     async fn open(&self) -> (Agent, AgentHandle) {
@@ -404,11 +403,6 @@ impl Machine {
     pub(super) async fn active(&self, unit: &str) -> String {
         let found = self.systemd.list(&[name(unit)]).await.unwrap();
         found.first().map_or("unloaded".to_owned(), |status| status.active.to_string())
-    }
-
-    /// Another life of `/run`.
-    pub(super) fn set_nonce(&self, nonce: &str) {
-        std::fs::write(self.directory.path().join("nonce"), nonce).unwrap();
     }
 
     /// Whether the state directory refuses writes.

@@ -326,25 +326,66 @@ async fn a_machine_that_boots_without_the_registry_starts_what_was_launched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_directory_that_was_lost_is_a_new_boot_and_one_that_was_not_is_none() {
-    let mut m = Machine::new();
-    m.set_nonce("0123456789abcdef0123456789abcdef");
-    m.start().await;
+async fn a_boot_launches_once_more_and_a_restart_of_fleetd_does_not() {
+    let mut m = Machine::started().await;
     m.registry.launch("once.service", ONESHOT);
     let number = m.registry.launch("a.service", SERVICE);
     m.until_done("a.service", number).await;
     m.pass(Duration::from_secs(1)).await;
-    for (nonce, reboots) in [("ffff", false), ("eeee", true)] {
+    for (expected, reboots) in [(1, false), (2, true), (2, false), (3, true)] {
         m.kill().await;
-        m.set_nonce(nonce);
         if reboots {
             m.systemd.boot();
         }
         m.start().await;
         m.pass(Duration::from_secs(10)).await;
-        let expected = if reboots { 2 } else { 1 };
-        assert_eq!((m.runs("a.service"), m.runs("once.service")), (expected, expected), "{nonce}");
+        assert_eq!((m.runs("a.service"), m.runs("once.service")), (expected, expected), "{reboots}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_toward_a_loaded_target_cost_one_reload_and_go_with_the_unit() {
+    let mut m = Machine::new();
+    m.systemd.load_target("multi-user.target");
+    let wanted = |n: usize| format!("{SERVICE}# {n}\n[Install]\nWantedBy=multi-user.target idle.target\n");
+    let units: Vec<String> = (0..50).map(|n| format!("w{n}.service")).collect();
+    let mut last = None;
+    for (n, unit) in units.iter().enumerate() {
+        last = Some(m.registry.launch(unit, &wanted(n)));
+    }
+    m.start().await;
+    m.until_done("w49.service", last.unwrap()).await;
+    let pulled = |m: &Machine| m.systemd.pulled_by("multi-user.target").len();
+    m.until("all are pulled", |m| pulled(m) == 50).await;
+    assert!(m.systemd.counters().reloads <= 2, "{:?}", m.systemd.counters());
+    // A new process, and audits, find nothing to read.
+    let reloads = m.systemd.counters().reloads;
+    m.kill().await;
+    m.start().await;
+    m.pass(Duration::from_secs(4000)).await;
+    assert_eq!(m.systemd.counters().reloads, reloads);
+    for (n, unit) in units.iter().enumerate() {
+        m.registry.order(unit, &wanted(n), Wanted::Gone, counters(0, 1, 0));
+    }
+    m.until("nothing is pulled", |m| pulled(m) == 0 && units.iter().all(|u| !m.registry.has_order(u))).await;
+    assert!(m.systemd.counters().reloads <= reloads + 5, "{:?}", m.systemd.counters());
+    assert_eq!(m.active("w0.service").await, "unloaded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_a_process_left_unread_are_read_by_the_next() {
+    let mut m = Machine::started().await;
+    m.systemd.load_target("multi-user.target");
+    let timed_out =
+        SystemdError::TimedOut { operation: "look for unread links", after: Duration::from_secs(25) };
+    m.systemd.fail(Call::UnreadLinks, None, None, timed_out);
+    let number = m.registry.launch("a.service", &format!("{SERVICE}[Install]\nWantedBy=multi-user.target\n"));
+    m.until_done("a.service", number).await;
+    m.kill().await;
+    m.systemd.clear_failures();
+    m.start().await;
+    m.until("pulled", |m| m.systemd.pulled_by("multi-user.target") == [name("a.service")]).await;
+    assert_eq!((m.systemd.counters().reloads, m.runs("a.service")), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,6 +429,20 @@ async fn a_lost_text_is_refused_and_taken_once_it_is_there() {
     let is_refused = |m: &Machine| m.registry.row("a.service").is_some_and(|row| row.refused.is_some());
     m.until("refused", is_refused).await;
     let number = m.registry.order("a.service", SERVICE, Wanted::Launched, counters(1, 0, 0));
+    m.until_done("a.service", number).await;
+    assert_eq!(m.active("a.service").await, "active");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_that_was_damaged_on_disk_is_fetched_again() {
+    let m = Machine::started().await;
+    let number = m.registry.order("a.service", SERVICE, Wanted::Loaded, counters(0, 0, 0));
+    m.until_done("a.service", number).await;
+    m.registry.order("a.service", SERVICE, Wanted::Gone, counters(0, 0, 0));
+    m.until("gone", |m| !m.registry.has_order("a.service")).await;
+    let hash = unit_files::ContentHash::of(SERVICE.as_bytes());
+    std::fs::write(m.directory.path().join("contents").join(hash.to_string()), "torn").unwrap();
+    let number = m.registry.launch("a.service", SERVICE);
     m.until_done("a.service", number).await;
     assert_eq!(m.active("a.service").await, "active");
 }

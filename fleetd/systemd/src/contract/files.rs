@@ -98,6 +98,30 @@ pub(super) async fn installed_lists_what_lies_there_and_uninstall_is_idempotent(
     assert!(listed.iter().all(|row| row.name != name));
 }
 
+/// Every machine has `multi-user.target` loaded.
+pub(super) async fn links_toward_a_loaded_target_are_unread_until_a_reload(subject: &mut Subject<'_>) {
+    let name = subject.name("wanted.service");
+    let mut unit = install(&name, OLD);
+    unit.wanted_by = vec!["multi-user.target".to_owned(), "fleet-contract-not-loaded.target".to_owned()];
+    unit.required_by = vec!["multi-user.target".to_owned()];
+    subject.systemd.install(&unit).await.expect("install");
+    let unread = async |subject: &Subject<'_>| {
+        let unread = subject.systemd.unread_links().await.expect("unread links");
+        unread.into_iter().filter(|link| link.ends_with("/fleet-contract-wanted.service")).collect::<Vec<_>>()
+    };
+    let [requires, wants] =
+        ["requires", "wants"].map(|kind| format!("multi-user.target.{kind}/fleet-contract-wanted.service"));
+    assert_eq!(unread(subject).await, [requires, wants]);
+    subject.systemd.reload().await.expect("reload");
+    assert!(unread(subject).await.is_empty());
+    // The target refers to it, so it stays loaded, and its removal needs a reload as well.
+    subject.until(&name, "loaded", |unit| unit.load == LoadState::Loaded).await;
+    subject.systemd.uninstall(&name).await.expect("uninstall");
+    assert_eq!(subject.loaded(&name).await.load, LoadState::Loaded);
+    subject.systemd.reload().await.expect("reload");
+    subject.until_unloaded(&name).await;
+}
+
 pub(super) async fn pins_of_many_names_are_let_go_one_by_one(subject: &mut Subject<'_>) {
     let mut names: Vec<UnitName> = (0..20).map(|n| subject.name(&format!("pin@{n}.service"))).collect();
     names.sort();

@@ -1,7 +1,7 @@
 //! What every `Systemd` must do, as one suite. Run against the fake in this crate's tests and against real
 //! machines by the cluster tests (feature `contract`); a difference between the two is a fault of the fake.
 //!
-//! The suite needs a machine that provides `dbus.service` and to itself the names `fleet-contract-*`. It
+//! The suite needs a machine that provides `dbus.service`, has `multi-user.target` loaded, and leaves to it the names `fleet-contract-*`. It
 //! leaves nothing behind. It panics, naming the case, at the first thing that is not as it must be.
 
 mod bench;
@@ -62,6 +62,7 @@ pub async fn contract(systemd: &dyn Systemd) {
         files::bad_setting_is_refused_and_its_correction_needs_no_reload,
         files::link_that_is_gone_shows_after_a_reload_and_what_runs_goes_on,
         files::installed_lists_what_lies_there_and_uninstall_is_idempotent,
+        files::links_toward_a_loaded_target_are_unread_until_a_reload,
         files::pins_of_many_names_are_let_go_one_by_one,
         files::unit_of_the_host_is_in_the_way_and_ours_is_not,
         files::machine_says_who_it_is,

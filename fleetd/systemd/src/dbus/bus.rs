@@ -124,6 +124,8 @@ impl Bus {
         match self.call(about, TO_MANAGER, "GetUnit", &(name,)).await {
             Ok(path) => Ok(Some(path)),
             Err(SystemdError::NoSuchUnit { .. }) => Ok(None),
+            // Said so where the call is not about a unit of fleet's.
+            Err(SystemdError::Refused { name, .. }) if name.ends_with("NoSuchUnit") => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -25,7 +25,7 @@ use crate::{
     },
     error::SystemdError,
     events::{EventSender, Events},
-    files::UnitFiles,
+    files::{InstallLinks, UnitFiles},
     shadow,
     types::{
         CALL_TIMEOUT, Environment, Install, InstalledUnit, JobId, LoadState, Shadow, ShadowKind, UnitDetail,
@@ -158,7 +158,17 @@ impl Systemd for DbusSystemd {
     }
 
     async fn inspect(&self, name: &UnitName) -> Result<Option<UnitDetail>, SystemdError> {
-        inspect::inspect(&self.bus, name).await
+        let Some(mut detail) = inspect::inspect(&self.bus, name).await? else { return Ok(None) };
+        // systemd names the link, which would also be the path of a file of the host in the same directory.
+        let link = PathBuf::from(&detail.fragment_path);
+        if link.parent() == Some(&self.files.link_directory) {
+            let has_marker = detail.loaded_run_hash.is_some();
+            let resolved = self.on_files(move |files| Ok(files.resolve(&link, has_marker))).await?;
+            if let Some(text) = resolved {
+                detail.fragment_path = text.display().to_string();
+            }
+        }
+        Ok(Some(detail))
     }
 
     async fn start(&self, name: &UnitName) -> Result<JobId, SystemdError> {
@@ -217,6 +227,27 @@ impl Systemd for DbusSystemd {
     async fn uninstall(&self, name: &UnitName) -> Result<(), SystemdError> {
         let name = name.clone();
         self.on_files(move |files| files.uninstall(&name)).await
+    }
+
+    async fn unread_links(&self) -> Result<Vec<String>, SystemdError> {
+        let about = About::machine("look for unread links");
+        let mut unread = Vec::new();
+        for links in self.on_files(UnitFiles::install_links).await? {
+            let InstallLinks { by, kind, names } = links;
+            let Some(path) = self.bus.loaded_path(about, &by).await? else { continue };
+            let property = if kind == "wants" { "Wants" } else { "Requires" };
+            let load: String = self.bus.get(about, path.as_str(), UNIT, "LoadState").await?;
+            if LoadState::from(load.as_str()) != LoadState::Loaded {
+                continue;
+            }
+            let read: Vec<String> = self.bus.get(about, path.as_str(), UNIT, property).await?;
+            let is_read = |name: &String| read.contains(name);
+            unread.extend(
+                names.into_iter().filter(|name| !is_read(name)).map(|name| format!("{by}.{kind}/{name}")),
+            );
+        }
+        unread.sort();
+        Ok(unread)
     }
 
     async fn installed(&self) -> Result<Vec<InstalledUnit>, SystemdError> {

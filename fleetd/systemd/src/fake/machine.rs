@@ -58,6 +58,8 @@ pub(super) struct Machine {
     pub pins: BTreeSet<UnitName>,
     /// Units that some unit of the host refers to, and that therefore stay loaded.
     pub referenced: BTreeSet<UnitName>,
+    /// Loaded targets of the host -> links (`wants` or `requires`, unit) that they have read.
+    pub targets: BTreeMap<String, BTreeSet<(&'static str, UnitName)>>,
     pub behaviours: BTreeMap<UnitName, Behaviour>,
     pub counters: Counters,
     pub executions: Vec<Execution>,
@@ -77,6 +79,7 @@ impl Machine {
             units: BTreeMap::new(),
             pins: BTreeSet::new(),
             referenced: BTreeSet::new(),
+            targets: BTreeMap::new(),
             behaviours: BTreeMap::new(),
             counters: Counters::default(),
             executions: Vec::new(),
@@ -155,6 +158,7 @@ impl Machine {
     /// `daemon-reload`: every loaded unit is read again; running processes go on.
     pub(super) fn reload(&mut self) {
         self.counters.reloads += 1;
+        self.read_links();
         let names: Vec<UnitName> = self.units.keys().cloned().collect();
         for name in names {
             let loaded = self.read(&name);
@@ -166,13 +170,44 @@ impl Machine {
         self.effects.push(Effect::Event(SystemdEvent::Resync));
     }
 
+    /// Links toward a target that lie on disk.
+    fn links_to(&self, target: &str) -> BTreeSet<(&'static str, UnitName)> {
+        let is_asked = |list: &[String]| list.iter().any(|by| by == target);
+        let of = |unit: &Install| {
+            let wants = is_asked(&unit.wanted_by).then(|| ("wants", unit.name.clone()));
+            wants.into_iter().chain(is_asked(&unit.required_by).then(|| ("requires", unit.name.clone())))
+        };
+        self.files.values().flat_map(of).collect()
+    }
+
+    /// Loaded targets read their links; what a loaded target names is loaded.
+    pub(super) fn read_links(&mut self) {
+        let targets: Vec<String> = self.targets.keys().cloned().collect();
+        for target in targets {
+            let links = self.links_to(&target);
+            for (_, name) in &links {
+                self.load(name);
+            }
+            self.targets.insert(target, links);
+        }
+    }
+
+    pub(super) fn unread_links(&self) -> Vec<String> {
+        let unread = self.targets.iter().flat_map(|(target, read)| {
+            let links: Vec<_> = self.links_to(target).difference(read).cloned().collect();
+            links.into_iter().map(move |(kind, unit)| format!("{target}.{kind}/{unit}"))
+        });
+        unread.collect()
+    }
+
     /// Unloads the unit if nothing keeps it.
     pub(super) fn collect(&mut self, name: &UnitName) {
         let Some(unit) = self.units.get(name) else { return };
         let collects_failed = unit.loaded.spec.as_ref().is_some_and(|spec| spec.collects_failed);
         let is_over =
             unit.active == ActiveState::Inactive || (unit.active == ActiveState::Failed && collects_failed);
-        let is_kept = self.pins.contains(name) || self.referenced.contains(name);
+        let is_pulled = self.targets.values().flatten().any(|(_, unit)| unit == name);
+        let is_kept = self.pins.contains(name) || self.referenced.contains(name) || is_pulled;
         if unit.job.is_none() && is_over && !is_kept {
             self.units.remove(name);
             self.changed(name);
@@ -285,6 +320,7 @@ impl Machine {
         self.files.clear();
         self.units.clear();
         self.pins.clear();
+        self.read_links();
         self.next_job = 1;
     }
 }

@@ -12,7 +12,7 @@ mod text;
 mod unit;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -163,6 +163,21 @@ impl FakeSystemd {
                 machine.collect(unit);
             }
         });
+    }
+
+    /// The host has this target loaded from now on, over boots too; it reads links toward it now and at each reload.
+    pub fn load_target(&self, target: &str) {
+        self.shared.act(|machine, _| {
+            machine.targets.insert(target.to_owned(), BTreeSet::new());
+            machine.read_links();
+        });
+    }
+
+    /// What a start of the target would pull in of our units.
+    #[must_use]
+    pub fn pulled_by(&self, target: &str) -> Vec<UnitName> {
+        let state = self.shared.lock();
+        state.machine.targets.get(target).into_iter().flatten().map(|(_, unit)| unit.clone()).collect()
     }
 
     /// The machine restarts: new boot id, nothing runs, everything in `/run` is gone.
@@ -356,6 +371,10 @@ impl Systemd for FakeSystemd {
             Ok(())
         })
         .await
+    }
+
+    async fn unread_links(&self) -> Result<Vec<String>, SystemdError> {
+        self.call(Call::UnreadLinks, None, |machine, _| Ok(machine.unread_links())).await
     }
 
     async fn installed(&self) -> Result<Vec<InstalledUnit>, SystemdError> {

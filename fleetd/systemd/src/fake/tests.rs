@@ -31,6 +31,7 @@ async fn fake_keeps_the_contract() {
         "/usr/lib/systemd/system/dbus.service",
         "[Service]\nExecStart=/x",
     );
+    fake.load_target("multi-user.target");
     contract::contract(&fake).await;
     assert!(fake.installed().await.unwrap().is_empty());
     contract::measure_starts(&fake, 50, true).await;

@@ -111,7 +111,7 @@ impl Unit {
     /// `on_disk` is what a load would find now.
     pub(super) fn detail(&self, name: &UnitName, on_disk: Option<&Source>) -> UnitDetail {
         let (fragment_path, loaded_run_hash) = match &self.loaded.source {
-            Some(Source::Ours(install)) => (format!("/run/systemd/system/{name}"), Some(install.run_hash)),
+            Some(Source::Ours(install)) => (format!("/run/fleet/units/{name}"), Some(install.run_hash)),
             Some(Source::Host { path, .. }) => (path.clone(), None),
             None => (String::new(), None),
         };

@@ -129,6 +129,50 @@ fn a_name_of_the_host_is_refused_and_its_unit_never_touched() {
 }
 
 #[test]
+fn what_runs_without_a_file_and_without_us_is_the_hosts_and_never_touched() {
+    for load in ["loaded", "not-found"] {
+        for wanted in [Wanted::Launched, Wanted::Loaded, Wanted::Gone] {
+            let mut m = Model::new();
+            let mut shown = LoadedUnit { load: load.into(), fragment: Fragment::None, ..unit("active") };
+            (shown.run_hash, shown.invocation) = (None, Some("host".into()));
+            m.units.insert(name(A), ModelUnit { shown, job: None });
+            m.give(A, order(1, wanted));
+            m.settle();
+            assert_eq!((m.stops(A), m.runs(A)), (0, 0), "{load} {wanted:?}");
+            let is_said = refused(&m, A).as_deref() == Some("shadowed");
+            assert_eq!(is_said, wanted != Wanted::Gone, "{load} {wanted:?}");
+        }
+    }
+}
+
+#[test]
+fn what_we_put_here_is_ours_after_its_file_vanished() {
+    let mut m = Model::new();
+    m.give(A, order(1, Wanted::Launched));
+    m.settle();
+    let shown = &mut m.units.get_mut(A).unwrap().shown;
+    (shown.load, shown.fragment, shown.run_hash) = ("not-found".into(), Fragment::None, None);
+    // It has been restarted by its own rules since.
+    shown.invocation = Some("another".into());
+    m.files.clear();
+    m.give(A, order(2, Wanted::Gone));
+    m.settle();
+    assert_eq!((m.stops(A), m.acked.len()), (1, 1));
+}
+
+#[test]
+fn a_file_of_the_host_that_outranks_ours_later_is_shown() {
+    let mut m = Model::new();
+    m.give(A, order(1, Wanted::Launched));
+    m.settle();
+    m.units.get_mut(A).unwrap().shown.fragment = Fragment::Foreign("/etc/systemd/system/a.service".into());
+    m.settle();
+    let row = m.row(A);
+    assert_eq!((row.phase, m.stops(A)), (RowPhase::Settled, 0));
+    assert!(row.last_error.as_ref().is_some_and(|error| error.text.contains("/etc/systemd/system")));
+}
+
+#[test]
 fn an_unknown_feature_is_refused_until_it_is_known() {
     let mut m = Model::new();
     let feature = "time-travel".to_owned();
