@@ -47,7 +47,8 @@ pub fn examine<'w>(
         if view.is_forgotten() {
             continue;
         }
-        let outdated = live.is_none_or(|o| draft.is_outdated(&o.value, unit));
+        let outdated =
+            live.is_none_or(|o| draft.is_outdated(&o.value, unit)) || draft.is_overtaken(slot, name);
         let disturbs = live.is_some_and(|o| disturbs(&o.value, unit));
         if !view.is_present() {
             if live.is_none() {

@@ -101,7 +101,7 @@ pub fn examine<'w>(
         Some(Cause::Lost)
     } else if !view.is_present() {
         None
-    } else if let Some(reason) = refused {
+    } else if let Some(reason) = refused.filter(|_| !draft.is_overtaken(slot, name)) {
         Some(Cause::Refused(reason))
     } else {
         match verdict(&draft.board, slot, name, unit, Purpose::Stay, draft.now) {
@@ -128,7 +128,7 @@ pub fn refresh<'w>(draft: &mut Draft<'w>, name: &UnitName, unit: &'w UnitRecord,
     let elsewhere = Reason::new("elsewhere", format!("it stands on {}", draft.board.id(slot)));
     draft.gone_elsewhere(&mut group, Some(slot), name, &elsewhere);
     let is_outdated = order.is_none_or(|order| draft.is_outdated(&order.value, unit));
-    let number = if is_outdated {
+    let number = if is_outdated || draft.is_overtaken(slot, name) {
         let reason = Reason::new("changed", format!("asked for by {}", unit.changed.by));
         draft.order(&mut group, slot, name, unit, reason)
     } else {

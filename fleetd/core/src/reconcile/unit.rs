@@ -13,7 +13,7 @@ use super::record::{Applied, DiskRecord, Intent, LONGEST_WAIT, Outcome, Run};
 use super::row::{self, Says};
 use super::{Ack, FetchProblem, Local, OrderSource, Pass, Step};
 use crate::ids::BootId;
-use crate::records::{Order, Reason, RowPhase, Versioned, Wanted};
+use crate::records::{Order, Reason, RowPhase, STALE_ORDER, Versioned, Wanted};
 use crate::time::{Span, Timestamp};
 
 /// How long the order number of a unit that is gone is kept for itself: longer than any write that its order could
@@ -157,7 +157,7 @@ fn stale(at: &Subject<'_>, known: Option<&DiskRecord>, order: &Order) -> Option<
             order.number
         );
         let mut doing = Doing::phase(RowPhase::Refused);
-        doing.says.refused = Some((order.number, Reason::new("stale-order", text)));
+        doing.says.refused = Some((order.number, Reason::new(STALE_ORDER, text)));
         doing
     })
 }

@@ -23,7 +23,7 @@ pub use machine::{
 };
 pub use order::{Order, Wanted};
 pub use placement::{Decision, DecisionLine, Placement, RefusalHold};
-pub use state::{Refused, RowPhase, StateRow};
+pub use state::{Refused, RowPhase, STALE_ORDER, StateRow};
 pub use unit::{Counters, DesiredState, GenerationRecord, Requests, RunKind, TemplateOrigin, UnitRecord};
 
 use crate::ids::Revision;

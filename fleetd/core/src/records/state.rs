@@ -28,6 +28,10 @@ pub enum RowPhase {
     Orphan,
 }
 
+/// Code of the refusal of an order that is older than one which the machine has accepted: no fault of the machine, and
+/// settled by a newer order.
+pub const STALE_ORDER: &str = "stale-order";
+
 /// An order that the machine will not carry out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {

@@ -260,3 +260,26 @@ fn a_unit_beside_an_order_that_comes_back_with_conflicts_leaves() {
     assert!(kit.at("c@1.service").is_empty(), "its record is the younger one");
     assert_eq!(kit.at("b.service"), ["m1"]);
 }
+
+#[test]
+fn an_order_that_its_machine_refuses_as_overtaken_is_written_anew_where_it_stands() {
+    let mut kit = Kit::new(&["m1", "m2"]);
+    kit.launch("a.service", "");
+    kit.launch("g.service", "Global=true");
+    kit.converge();
+    let on = kit.at("a.service")[0].to_owned();
+    let number = |kit: &Kit, unit: &str| kit.orders[&(machine(&on), name(unit))].value.number;
+    let before = (number(&kit, "a.service"), number(&kit, "g.service"));
+    // The refusal and the re-anchoring reach the engine together.
+    kit.refuse_as_stale(&on, "a.service");
+    kit.refuse_as_stale(&on, "g.service");
+    kit.raise_epoch(Epoch(2));
+    kit.converge();
+    assert_eq!(kit.at("a.service"), [on.as_str()]);
+    assert!(number(&kit, "a.service") > before.0 && number(&kit, "g.service") > before.1);
+
+    // What this leader itself has ordered last is refused: no order of its own can be newer.
+    kit.refuse_as_stale(&on, "a.service");
+    kit.converge();
+    assert_ne!(kit.at("a.service"), [on.as_str()]);
+}

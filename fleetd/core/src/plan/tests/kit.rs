@@ -9,7 +9,7 @@ use crate::plan::{Compare, Group, Plan, Policy, Write, plan};
 use crate::records::{
     BrakeRecord, BrakeState, ClusterRecord, Counters, DesiredState, EngineRole, Extra, GenerationRecord,
     LostRecord, MachineRecord, Order, Placement, PresenceRecord, Reason, Refused, Requests, RowPhase,
-    RunKind, SCHEMA, Settings, Stamp, StateRow, UnitRecord, Versioned, Wanted,
+    RunKind, SCHEMA, STALE_ORDER, Settings, Stamp, StateRow, UnitRecord, Versioned, Wanted,
 };
 use crate::time::{Span, Timestamp};
 use crate::world::{Event, World};
@@ -403,6 +403,14 @@ impl Kit {
         let key = (machine(id), name(unit));
         let Some(order) = self.orders.get(&key).map(|o| o.value.clone()) else { return };
         let refused = Refused { number: order.number, reason: Reason::new("shadowed", why) };
+        self.report(&key.0, &key.1, &order, Some(refused));
+    }
+
+    /// The machine refuses its order because it has accepted a later one.
+    pub fn refuse_as_stale(&mut self, id: &str, unit: &str) {
+        let key = (machine(id), name(unit));
+        let Some(order) = self.orders.get(&key).map(|o| o.value.clone()) else { return };
+        let refused = Refused { number: order.number, reason: Reason::new(STALE_ORDER, "") };
         self.report(&key.0, &key.1, &order, Some(refused));
     }
 
