@@ -8,8 +8,8 @@ use super::board::{Board, Slot};
 use super::group::{Compare, Group, Plan, Policy, Write};
 use crate::ids::{Epoch, MachineId, OrderNumber, Revision};
 use crate::records::{
-    Decision, DesiredState, EventNote, Extra, Order, Placement, Reason, RefusalHold, SCHEMA,
-    STALE_ORDER, UnitRecord, Versioned, Wanted,
+    Decision, DesiredState, EventNote, Extra, Order, Placement, Reason, RefusalHold, SCHEMA, STALE_ORDER,
+    UnitRecord, Versioned, Wanted,
 };
 use crate::time::Timestamp;
 use crate::world::World;
@@ -89,7 +89,9 @@ impl<'w> Draft<'w> {
     /// leader's or from before a re-anchoring: then it is to be written anew, and the machine is not to blame.
     pub fn is_overtaken(&self, slot: Slot, name: &UnitName) -> bool {
         let view = self.board.view(slot);
-        let (Some(order), Some(row)) = (view.orders().get(name), view.states().get(name)) else { return false };
+        let (Some(order), Some(row)) = (view.orders().get(name), view.states().get(name)) else {
+            return false;
+        };
         let number = order.value.number;
         let is_stale = row
             .value
