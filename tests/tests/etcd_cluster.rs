@@ -118,7 +118,6 @@ impl Machine {
         };
         let config = Config {
             agent_ttl: AGENT_TTL,
-            units_directory: self.home.join("units"),
             state_directory: self.home.join("state"),
             runtime_directory: self.home.join("run"),
             listen: vec![Listen::Unix(self.socket())],

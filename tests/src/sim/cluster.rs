@@ -13,7 +13,7 @@ use fleet_core::records::{ClusterRecord, EventNote, Extra, MachineRecord, SCHEMA
 use fleet_core::{ClusterId, Epoch, MachineId, Revision, Timestamp};
 use fleet_registry::keys::Keys;
 use fleet_registry::memory::{Fault, Injection, Link, MemorySnapshot, MemoryStore};
-use fleet_registry::store::{Operation, Store as _};
+use fleet_registry::store::{Op, Operation, Range, Store as _, Txn};
 use fleet_registry::{Asked, Registry};
 use fleetd::clock::Clock;
 use tempfile::TempDir;
@@ -89,6 +89,12 @@ impl Cluster {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// The temporary directory, whose name differs between runs.
+    #[must_use]
+    pub fn home_path(&self) -> String {
+        self.home.path().display().to_string()
     }
 
     /// # Errors
@@ -188,6 +194,21 @@ impl Cluster {
     pub fn restore(&mut self, name: &str) -> anyhow::Result<()> {
         let snapshot = self.snapshots.get(name).with_context(|| format!("there is no snapshot {name}"))?;
         self.store.restore(snapshot);
+        Ok(())
+    }
+
+    /// Writes one key as it was at a snapshot, as a leader does that was away for long.
+    ///
+    /// # Errors
+    /// No snapshot has this name, or it does not have the key.
+    pub async fn replay(&self, name: &str, key: &str) -> anyhow::Result<()> {
+        let snapshot = self.snapshots.get(name).with_context(|| format!("there is no snapshot {name}"))?;
+        let past = MemoryStore::new(1);
+        past.restore(snapshot);
+        let key = format!("/fleet/{key}");
+        let found = past.range(Range::key(key.clone())).await?.kvs.pop();
+        let value = found.with_context(|| format!("there was no {key}"))?.value;
+        self.registry.store().txn(Txn::of(vec![Op::put(key, value)])).await?;
         Ok(())
     }
 

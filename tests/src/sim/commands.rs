@@ -1,13 +1,13 @@
 //! The commands of scenario files. Each acts on the cluster and answers with lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use fleet_api::paths;
 use fleet_api::v2::Verb;
+use fleet_core::MachineId;
 use fleet_core::records::EngineRole;
-use fleet_core::{MachineId, Timestamp};
 use fleet_registry::memory::{Fault, Injection, Link};
 use fleet_registry::store::{Operation, StoreError};
 use fleet_systemd::SystemdError;
@@ -26,7 +26,8 @@ type Lines = anyhow::Result<Vec<String>>;
 pub struct Session {
     shown: BTreeMap<String, Mark>,
     guarded: BTreeMap<String, Mark>,
-    events_from: Timestamp,
+    /// Ids of the events that were shown.
+    events: BTreeSet<String>,
 }
 
 const NOTHING: Vec<String> = Vec::new();
@@ -56,6 +57,7 @@ impl Session {
             ["partition", name] => cluster.partition(name, Link::Refused).map(|()| NOTHING),
             ["partition", name, "silent"] => cluster.partition(name, Link::Silent).map(|()| NOTHING),
             ["heal", name] => cluster.heal(name).map(|()| NOTHING),
+            ["disk", name, what] => disk(cluster, name, what),
             ["store", rest @ ..] => store(cluster, rest).await,
             ["fault", rest @ ..] => fault(cluster, rest),
             ["systemd", name, rest @ ..] => systemd(cluster, name, rest),
@@ -106,11 +108,7 @@ impl Session {
                 let log = log.filter(|e| unit.first().is_none_or(|unit| e.unit.as_str() == *unit));
                 Ok(log.map(|execution| show::execution(cluster, machine, &execution)).collect())
             }
-            ["events"] => {
-                let (lines, until) = show::events(cluster, self.events_from).await?;
-                self.events_from = until;
-                Ok(lines)
-            }
+            ["events"] => show::events(cluster, &mut self.events).await,
             _ => bail!("unknown thing to show"),
         }
     }
@@ -246,6 +244,7 @@ async fn store(cluster: &mut Cluster, words: &[&str]) -> Lines {
         ["wipe"] => cluster.store.wipe(),
         ["snapshot", name] => cluster.snapshot(name),
         ["restore", name] => cluster.restore(name)?,
+        ["replay", name, key] => cluster.replay(name, key).await?,
         ["compact"] => cluster.compact().await?,
         ["mute"] => cluster.store.set_mute(true),
         ["unmute"] => cluster.store.set_mute(false),
@@ -265,7 +264,9 @@ async fn store(cluster: &mut Cluster, words: &[&str]) -> Lines {
             let op = fleet_registry::store::Op::put(format!("/fleet/{key}"), value.join(" "));
             cluster.registry.store().txn(fleet_registry::store::Txn::of(vec![op])).await?;
         }
-        _ => bail!("store stop|start|wipe|snapshot|restore|compact|mute|unmute|foreign|elect|delete|put"),
+        _ => bail!(
+            "store stop|start|wipe|snapshot|restore|replay|compact|mute|unmute|foreign|elect|delete|put"
+        ),
     }
     Ok(NOTHING)
 }
@@ -345,6 +346,23 @@ fn systemd(cluster: &mut Cluster, name: &str, words: &[&str]) -> Lines {
             systemd.behave(&unit, behaviour);
         }
         _ => bail!("systemd MACHINE WHAT UNIT"),
+    }
+    Ok(NOTHING)
+}
+
+/// What a fleetd finds of its state directory when it starts.
+fn disk(cluster: &mut Cluster, name: &str, what: &str) -> Lines {
+    let directory = cluster.machine(name)?.state_directory();
+    // Where the log is rewritten: a directory there, and nobody can write it, not even root.
+    let in_the_way = directory.join("records.log.new");
+    match what {
+        "broken" => std::fs::create_dir(&in_the_way)?,
+        "mended" => std::fs::remove_dir(&in_the_way)?,
+        "lost" => {
+            std::fs::remove_dir_all(&directory)?;
+            std::fs::create_dir(&directory)?;
+        }
+        _ => bail!("disk MACHINE broken|mended|lost"),
     }
     Ok(NOTHING)
 }

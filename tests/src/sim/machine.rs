@@ -139,7 +139,6 @@ impl Machine {
             metadata: self.setup.metadata.clone(),
             agent_ttl: self.setup.agent_ttl,
             engine: self.setup.engine,
-            units_directory: self.home.join("units"),
             state_directory,
             runtime_directory: self.home.join("run"),
             listen: vec![Listen::Unix(self.socket())],

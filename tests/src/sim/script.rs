@@ -91,7 +91,7 @@ async fn play(pieces: Vec<Piece>) -> anyhow::Result<String> {
                 }
                 let output = session.run(&mut cluster, &line, text).await;
                 for line in output.with_context(|| line.clone())? {
-                    writeln!(printed, "{INDENT}{line}")?;
+                    writeln!(printed, "{INDENT}{}", line.replace(&cluster.home_path(), "HOME"))?;
                 }
             }
         }

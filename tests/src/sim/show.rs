@@ -1,6 +1,7 @@
 //! The simulated cluster as text: names for ids, seconds since the beginning for times, nothing that differs between
 //! two runs.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use fleet_api::paths;
@@ -164,12 +165,12 @@ pub async fn hold(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     Ok(hold.map(|hold| masked(&hold.value.why)).into_iter().collect())
 }
 
-/// Events later than `since`, and the time up to which they were shown.
-pub async fn events(cluster: &Cluster, since: Timestamp) -> anyhow::Result<(Vec<String>, Timestamp)> {
-    let log = cluster.registry.events(1_000, Some(since)).await?;
+/// Events that have not been shown yet.
+pub async fn events(cluster: &Cluster, shown: &mut BTreeSet<String>) -> anyhow::Result<Vec<String>> {
+    let log = cluster.registry.events(1_000, None).await?;
     let began = Timestamp(cluster.now().0 - millis(cluster.began.elapsed()));
     let mut lines = Vec::new();
-    for (_, event) in &log.events {
+    for (_, event) in log.events.iter().filter(|(id, _)| shown.insert(id.to_string())) {
         for note in &event.notes {
             let seconds = (event.at.since(began).0 + 500) / 1000;
             let unit = note.unit.as_ref().map(|unit| format!(" {unit}")).unwrap_or_default();
@@ -180,7 +181,7 @@ pub async fn events(cluster: &Cluster, since: Timestamp) -> anyhow::Result<(Vec<
     }
     // Of one millisecond in the order of their texts: their ids are random.
     lines.sort();
-    Ok((lines.into_iter().map(|(_, line)| line).collect(), Timestamp(cluster.now().0 + 1)))
+    Ok(lines.into_iter().map(|(_, line)| line).collect())
 }
 
 fn millis(time: std::time::Duration) -> u64 {
