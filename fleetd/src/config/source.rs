@@ -34,6 +34,18 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
         let help = find(&place, &key)?;
         set(&mut config, &place, help, &toml::Value::String(text.clone()))?;
     }
+    if config.etcd_certfile.is_some() != config.etcd_keyfile.is_some() {
+        let (key, value, other) = match &config.etcd_certfile {
+            Some(path) => ("etcd_certfile", path, "etcd_keyfile"),
+            None => (
+                "etcd_keyfile",
+                config.etcd_keyfile.as_ref().expect("one of the two is set"),
+                "etcd_certfile",
+            ),
+        };
+        let (place, value) = (path.display().to_string(), value.display().to_string());
+        return Err(ConfigError::BadValue { place, key, value, expected: format!("{other} beside it") });
+    }
     if config.etcd_servers.is_empty() {
         return Err(ConfigError::NoEtcd { file: path });
     }

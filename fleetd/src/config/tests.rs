@@ -81,3 +81,11 @@ fn names_of_fleet_1_0_that_have_no_meaning_here_do_not_keep_it_from_starting() {
     let refused = load_text(&format!("{ETCD}systemd_user = true"), &[]).unwrap_err();
     assert!(refused.contains("expected false"), "{refused}");
 }
+
+#[test]
+fn a_client_certificate_without_its_key_is_refused() {
+    let refused = load_text(&format!("{ETCD}etcd_certfile = \"/c.pem\""), &[]).unwrap_err();
+    assert_eq!(refused, "FILE: etcd_certfile = /c.pem: expected etcd_keyfile beside it");
+    let refused = load_text(&format!("{ETCD}etcd_keyfile = \"/k.pem\""), &[]).unwrap_err();
+    assert_eq!(refused, "FILE: etcd_keyfile = /k.pem: expected etcd_certfile beside it");
+}

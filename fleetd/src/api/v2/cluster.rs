@@ -80,7 +80,10 @@ fn local(api: &Api) -> LocalView {
         Some(_) if session.has_presence => "connected",
         _ => "starting",
     };
-    let texts: Vec<String> = [session.text, agent.text, api.engine.engine().text].into_iter().filter(|text| !text.is_empty()).collect();
+    let texts: Vec<String> = [session.text, agent.text, api.engine.engine().text]
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .collect();
     LocalView {
         machine: api.machine.to_string(),
         hostname: api.hostname.clone(),

@@ -48,6 +48,7 @@ impl Scene {
     fn present(mut self, id: &str) -> Scene {
         let record = json!({"machine": id, "boot": "b", "nonce": "n", "agent_ttl": 15_000, "since": 1,
                             "metadata": {"r": if id.starts_with('x') { "2" } else { "1" }}});
+        self.world.apply(Event::Machine(machine(id), at(2, of(json!({})))));
         self.world.apply(Event::Presence(machine(id), at(2, of(record))));
         self
     }
