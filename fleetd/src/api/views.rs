@@ -20,6 +20,12 @@ pub(super) fn is_present(snapshot: &Snapshot, machine: &MachineId) -> bool {
     snapshot.presence.contains_key(machine) && !snapshot.lost.contains_key(machine)
 }
 
+/// Whether what a row says of running things holds now: its machine is there, and in the boot that the row speaks of.
+pub(super) fn is_known(snapshot: &Snapshot, machine: &MachineId, row: &StateRow) -> bool {
+    let presence = snapshot.presence.get(machine);
+    is_present(snapshot, machine) && presence.is_some_and(|presence| row.is_of_boot(&presence.value))
+}
+
 pub(super) fn ip(snapshot: &Snapshot, machine: &MachineId) -> String {
     snapshot.presence.get(machine).map(|presence| presence.value.primary_ip.clone()).unwrap_or_default()
 }
@@ -160,7 +166,7 @@ pub(super) fn state(
     row: &StateRow,
     now: Timestamp,
 ) -> StateView {
-    let is_known = is_present(snapshot, machine);
+    let is_known = is_known(snapshot, machine, row);
     let hash = |hash: Option<String>| hash.unwrap_or_default();
     let ordered = snapshot.orders.get(machine).and_then(|orders| orders.get(name));
     let lost = snapshot.lost.get(machine).map(|lost| lost.value.since);

@@ -151,6 +151,7 @@ fn carried_out(order: &Order) -> StateRow {
         since: NOW,
         last_error: None,
         refused: None,
+        boot: None,
         at: NOW,
         extra: Extra::new(),
     }

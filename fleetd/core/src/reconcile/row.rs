@@ -4,7 +4,7 @@
 
 use super::observed::Observed;
 use super::record::{DiskRecord, Outcome, Run};
-use crate::ids::{OrderNumber, UnitUid};
+use crate::ids::{BootId, OrderNumber, UnitUid};
 use crate::records::{Reason, Refused, RowPhase, SCHEMA, StateRow};
 use crate::time::Timestamp;
 
@@ -22,6 +22,7 @@ pub(super) fn row(
     seen: &Observed,
     says: Says,
     last: Option<&StateRow>,
+    boot: &BootId,
     now: Timestamp,
 ) -> StateRow {
     let applied = record.and_then(|record| record.applied.as_ref());
@@ -77,6 +78,7 @@ pub(super) fn row(
             .map_or(now, |unit| Timestamp(unit.state_change / 1000)),
         last_error: says.error.or_else(|| our_run.and_then(|run| run.error.clone())),
         refused: says.refused.map(|(number, reason)| Refused { number, reason }),
+        boot: Some(boot.clone()),
         at: now,
         extra: last.map(|last| last.extra.clone()).unwrap_or_default(),
     };

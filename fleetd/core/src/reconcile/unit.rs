@@ -141,7 +141,7 @@ pub(super) fn without_order(at: &Subject<'_>, source: OrderSource, pass: &mut Pa
 }
 
 fn row(at: &Subject<'_>, record: Option<&DiskRecord>, says: Says) -> crate::records::StateRow {
-    row::row(record, at.seen, says, at.local.rows.get(at.name), at.now)
+    row::row(record, at.seen, says, at.local.rows.get(at.name), &at.local.boot, at.now)
 }
 
 /// An order older than one that was accepted: a leader that was replaced, or a store that was rolled back.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use unit_files::{ContentHash, RunHash, UnitHash};
 
-use super::{Counters, Extra, Reason, Wanted, schema};
-use crate::ids::{Generation, OrderNumber, UnitUid};
+use super::{Counters, Extra, PresenceRecord, Reason, Wanted, schema};
+use crate::ids::{BootId, Generation, OrderNumber, UnitUid};
 use crate::time::Timestamp;
 
 /// How far the machine is with the order of a row.
@@ -89,9 +89,21 @@ pub struct StateRow {
     pub last_error: Option<Reason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
+    /// The boot in which the machine says all this; without one (an older release wrote it) it is taken as the present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
     /// When the machine wrote this row.
     #[serde(default)]
     pub at: Timestamp,
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+impl StateRow {
+    /// Whether the row speaks of the boot that is present: a machine that has just booted is there before it has said
+    /// anew what runs, and what it said in its last boot is over.
+    #[must_use]
+    pub fn is_of_boot(&self, presence: &PresenceRecord) -> bool {
+        self.boot.as_ref().is_none_or(|boot| *boot == presence.boot)
+    }
 }

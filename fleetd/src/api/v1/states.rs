@@ -13,7 +13,7 @@ use super::super::Failure;
 use super::super::query::Query;
 use super::super::state::Api;
 use super::super::units::KEYS_AT_ONCE;
-use super::super::views::{has_left, is_present};
+use super::super::views::{has_left, is_known};
 use super::{Answer, json, page};
 
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
@@ -74,7 +74,7 @@ async fn rows(
 
 fn entity(snapshot: &Snapshot, id: &MachineId, name: &UnitName, row: &StateRow) -> Option<UnitState> {
     let hash = row.unit_hash.as_ref()?.to_string();
-    let is_known = is_present(snapshot, id);
+    let is_known = is_known(snapshot, id, row);
     Some(UnitState {
         hash,
         machine_id: id.to_string(),

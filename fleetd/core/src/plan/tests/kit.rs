@@ -437,6 +437,7 @@ impl Kit {
             since: Timestamp(0),
             last_error: None,
             refused,
+            boot: None,
             at: Timestamp(0),
             extra: Extra::new(),
         };

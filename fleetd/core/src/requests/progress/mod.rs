@@ -266,7 +266,9 @@ fn not_judged(unit: &UnitRecord) -> Progress {
 
 /// What a machine says of this life of the name.
 fn row_of<'w>(view: Option<&'w MachineView>, name: &UnitName, unit: &UnitRecord) -> Option<&'w StateRow> {
-    view?.states().get(name).map(|row| &row.value).filter(|row| row.uid == unit.uid)
+    let view = view?;
+    let is_of_this_boot = |row: &&StateRow| view.presence().is_none_or(|now| row.is_of_boot(&now.value));
+    view.states().get(name).map(|row| &row.value).filter(|row| row.uid == unit.uid).filter(is_of_this_boot)
 }
 
 /// Whether the order is the one that the record asks for.

@@ -132,6 +132,13 @@ fn an_order_is_done_when_the_row_carries_its_number_and_the_unit_is_active() {
 }
 
 #[test]
+fn what_a_machine_said_in_its_last_boot_does_not_count() {
+    let placed = || launched().placed(10, Some("m1")).order("m1", 3, "launched");
+    assert_eq!(placed().row("m1", 3, json!({"boot": "b"})).phase(), (Phase::Done, true, false));
+    assert_eq!(placed().row("m1", 3, json!({"boot": "the-last"})).phase(), (Phase::Placed, false, false));
+}
+
+#[test]
 fn an_order_from_before_the_last_request_does_not_count() {
     let mut scene = launched().placed(10, Some("m1")).order("m1", 3, "launched").row("m1", 3, json!({}));
     scene.unit = after(&[Verb::Start, Verb::Restart]);
