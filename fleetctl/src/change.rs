@@ -199,6 +199,9 @@ impl Batch<'_> {
             if is_shown && !self.is_as_before(one) {
                 self.line(report::done_line(self.verb, progress))?;
             }
+            if let Some(note) = report::skipped_note(progress) {
+                output::note(note);
+            }
             if let Some(note) = report::absent_note(progress) {
                 output::note(note);
             }

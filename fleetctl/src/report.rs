@@ -172,6 +172,11 @@ fn pending(verb: Verb, unit: &str, progress: Option<&Progress>) -> String {
     text
 }
 
+/// Said after success when the unit has not run: for systemd, a condition that is not met is no failure.
+pub fn skipped_note(progress: &Progress) -> Option<String> {
+    (progress.reason.code == "skipped").then(|| format!("Unit {}: {}", progress.unit, progress.reason.text))
+}
+
 /// Said after success when machines that are away have not acknowledged.
 pub fn absent_note(progress: &Progress) -> Option<String> {
     if progress.absent.is_empty() {
@@ -199,6 +204,14 @@ mod tests {
             machine: machine.map(|(id, ip)| MachineRef { id: id.into(), ip: ip.into() }),
             ..Progress::default()
         }
+    }
+
+    #[test]
+    fn a_unit_that_was_skipped_is_said_to_be() {
+        let reason = Reason { code: "skipped".into(), text: "a condition was not met".into() };
+        let skipped = Progress { reason, ..progress("launched", None) };
+        assert_eq!(skipped_note(&skipped).as_deref(), Some("Unit x.service: a condition was not met"));
+        assert_eq!(skipped_note(&progress("launched", None)), None);
     }
 
     #[test]
