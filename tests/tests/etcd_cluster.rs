@@ -2,6 +2,8 @@
 //!
 //! Real time; every wait is for a condition and has a deadline. Each test has an etcd of its own on a loopback port.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -67,10 +67,9 @@ fn row(snapshot: &Snapshot, machine: &MachineId, row: &StateRow) -> String {
     if phase != "settled" {
         let _ = write!(text, " {phase}");
     }
-    for reason in [row.refused.as_ref().map(|refused| &refused.reason), row.last_error.as_ref()] {
-        if let Some(reason) = reason {
-            let _ = write!(text, " [{}: {}]", reason.code, reason.text);
-        }
+    let reasons = [row.refused.as_ref().map(|refused| &refused.reason), row.last_error.as_ref()];
+    for reason in reasons.into_iter().flatten() {
+        let _ = write!(text, " [{}: {}]", reason.code, reason.text);
     }
     text
 }

@@ -4,6 +4,7 @@
 ///
 /// # Panics
 /// With what went wrong in the simulation.
+#[expect(clippy::panic, reason = "fails a test as an assertion does")]
 pub fn simulate<T>(simulation: impl Future<Output = anyhow::Result<T>>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -2,6 +2,8 @@
 //!
 //! Each file of `tests/scenarios/` is a test of its own name; `FLEET_BLESS=1` rewrites what the files expect.
 
+#![expect(clippy::panic, reason = "a test ends where it goes wrong")]
+
 mod at_rest;
 mod histories;
 mod kill_points;
