@@ -254,8 +254,9 @@ impl Disk {
         let path = content_path(&self.directory, hash);
         let new = path.with_extension("new");
         fs::create_dir_all(self.directory.join(CONTENTS))?;
-        fs::write(&new, bytes)?;
-        fs::rename(&new, &path)?;
+        fs::write(&new, bytes).and_then(|()| fs::rename(&new, &path)).inspect_err(|_| {
+            drop(fs::remove_file(&new));
+        })?;
         self.known.contents.insert(hash);
         self.unsynced.insert(hash);
         Ok(())

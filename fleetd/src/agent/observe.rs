@@ -22,6 +22,8 @@ use super::execute::StepReport;
 const IN_FLIGHT: usize = 64;
 /// A change that no job of ours explains may be one of a dozen that follow each other: look when they are over.
 const SOFT_DELAY: Duration = Duration::from_millis(100);
+/// The same while a job of ours is under way.
+const JOB_DELAY: Duration = Duration::from_secs(1);
 /// Ends of jobs kept until we learn that the job was ours; the answer to a call may come after the event.
 const KEPT_ENDS: usize = 1024;
 
@@ -131,8 +133,11 @@ impl Observer {
 
     fn changed(&mut self, unit: &str, observed: &BTreeMap<UnitName, Observed>) {
         let Some((name, _)) = observed.get_key_value(unit) else { return };
+        // A start is a dozen changes, and its end is announced: each look before that would only delay it.
+        let has_job = self.busy.contains(name) || self.jobs.values().any(|(of, _)| of == name);
+        let due = Instant::now() + if has_job { JOB_DELAY } else { SOFT_DELAY };
         self.soft.insert(name.clone());
-        self.soft_due.get_or_insert_with(|| Instant::now() + SOFT_DELAY);
+        self.soft_due = Some(self.soft_due.map_or(due, |known| known.min(due)));
     }
 
     /// The delay is over.
@@ -269,7 +274,8 @@ impl Observer {
             });
             let ours = self.jobs.values().find(|(of, _)| of == name).map(|(_, job)| *job);
             cell.job = queued.or(ours);
-            cell.loaded = read.map(|(status, detail)| self.loaded(name, status, detail));
+            // Unloaded between the list and the look: then it is not loaded.
+            cell.loaded = read.and_then(|(_, detail)| Some(self.loaded(name, detail?)));
             if let (Some((pinned, _)), Some(on_disk)) = (&sight.full, &on_disk) {
                 cell.is_pinned = pinned.contains(name);
                 cell.on_disk = on_disk.get(name).copied();
@@ -293,24 +299,7 @@ impl Observer {
         }
     }
 
-    fn loaded(&self, name: &UnitName, status: UnitStatus, detail: Option<UnitDetail>) -> LoadedUnit {
-        let Some(detail) = detail else {
-            // Unloaded between the list and the look: what the list said, without evidence of a run.
-            return LoadedUnit {
-                load: status.load.to_string(),
-                active: status.active.to_string(),
-                sub: status.sub,
-                result: String::new(),
-                invocation: None,
-                condition_timestamp: 0,
-                fragment: Fragment::None,
-                exit_status: None,
-                n_restarts: 0,
-                state_change: 0,
-                run_hash: None,
-                has_control_group: false,
-            };
-        };
+    fn loaded(&self, name: &UnitName, detail: UnitDetail) -> LoadedUnit {
         LoadedUnit {
             load: detail.load.to_string(),
             active: detail.active.to_string(),
@@ -408,6 +397,42 @@ mod tests {
 
     fn sight(look: Look) -> Sight {
         Sight { look, units: BTreeMap::new(), full: Some((BTreeSet::new(), Vec::new())) }
+    }
+
+    #[test]
+    fn a_unit_that_was_unloaded_while_it_was_looked_at_is_not_loaded() {
+        let (mut observer, mut observed, unit) = observer();
+        let names = BTreeSet::from([unit.clone()]);
+        let look = observer.begin(&names, &observed, false);
+        let status = UnitStatus {
+            name: unit.clone(),
+            load: fleet_systemd::LoadState::Loaded,
+            active: fleet_systemd::ActiveState::Inactive,
+            sub: "dead".into(),
+            job: None,
+            following: None,
+        };
+        let units = BTreeMap::from([(unit.clone(), (status, None))]);
+        observer.absorb(Sight { units, ..sight(look) }, &mut observed, &names, Timestamp(2));
+        assert!(observed[&unit].loaded.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_while_a_job_is_under_way_is_looked_at_once() {
+        let (mut observer, mut observed, unit) = observer();
+        observer.mark_all();
+        let names = BTreeSet::from([unit.clone()]);
+        observer.begin(&names, &observed, false);
+        let changed = || SystemdEvent::UnitChanged { unit: "a.service".into() };
+        observer.note(changed(), &observed);
+        observer.report(queued(&unit, 7), &mut observed, Timestamp(1));
+        observer.report(StepReport::Finished { unit }, &mut observed, Timestamp(1));
+        observer.note(changed(), &observed);
+        assert_eq!(observer.soft_due(), Some(Instant::now() + JOB_DELAY));
+        observer.note(ended(7), &observed);
+        assert!(observer.is_dirty());
+        observer.note(changed(), &observed);
+        assert_eq!(observer.soft_due(), Some(Instant::now() + SOFT_DELAY));
     }
 
     #[test]

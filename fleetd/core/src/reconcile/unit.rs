@@ -108,7 +108,7 @@ pub(super) fn frozen(at: &Subject<'_>, why: &str, pass: &mut Pass) {
 /// No order says anything about the unit: never a reason to touch it.
 pub(super) fn without_order(at: &Subject<'_>, source: OrderSource, pass: &mut Pass) {
     let known = at.local.records.get(at.name);
-    if at.seen.is_up() && at.seen.foreign_path().is_none() {
+    if at.seen.is_up() && !is_foreign(at, known) {
         let says = Says { phase: RowPhase::Orphan, ..Says::default() };
         pass.rows.insert(at.name.clone(), row(at, known, says));
     }
@@ -307,12 +307,13 @@ fn under_way(at: &Subject<'_>, goal: Goal) -> Doing {
 }
 
 /// The unit is the host's: its name is taken, and nothing of it is ours to touch.
-fn is_foreign(at: &Subject<'_>, record: &DiskRecord) -> bool {
+fn is_foreign(at: &Subject<'_>, record: Option<&DiskRecord>) -> bool {
     let Some(unit) = &at.seen.loaded else { return false };
-    let ours = record.run.as_ref().filter(|run| run.boot == at.local.boot);
+    let ours = record.and_then(|record| record.run.as_ref()).filter(|run| run.boot == at.local.boot);
     let is_our_run =
         ours.is_some_and(|run| run.invocation.is_some() && run.invocation.as_deref() == at.seen.invocation());
-    let is_placed = record.is_placed() && record.applied.as_ref().is_some_and(|a| a.boot == at.local.boot);
+    let applied = record.filter(|record| record.is_placed()).and_then(|record| record.applied.as_ref());
+    let is_placed = applied.is_some_and(|applied| applied.boot == at.local.boot);
     match &unit.fragment {
         Fragment::Ours => false,
         Fragment::Foreign(_) => !is_our_run,
@@ -330,7 +331,7 @@ fn shadowed(at: &Subject<'_>) -> String {
 
 fn remove(at: &Subject<'_>, record: &mut DiskRecord) -> Doing {
     let seen = at.seen;
-    if !is_foreign(at, record) {
+    if !is_foreign(at, Some(record)) {
         if seen.is_up() {
             return stop(at, record);
         }
@@ -344,7 +345,7 @@ fn remove(at: &Subject<'_>, record: &mut DiskRecord) -> Doing {
         return Doing { is_gone: true, ..Doing::phase(RowPhase::Settled) };
     }
     let mut steps = Vec::new();
-    if seen.is_failed() && !is_foreign(at, record) {
+    if seen.is_failed() && !is_foreign(at, Some(record)) {
         steps.push(Step::ResetFailed);
     }
     if seen.is_pinned {
@@ -375,7 +376,7 @@ fn stop(at: &Subject<'_>, record: &mut DiskRecord) -> Doing {
 fn advance(at: &Subject<'_>, record: &mut DiskRecord, goal: Goal, admission: &Admission) -> Doing {
     let seen = at.seen;
     let is_stop_alone = goal.stop && !goal.text && !goal.start;
-    if is_foreign(at, record) {
+    if is_foreign(at, Some(record)) {
         let text = shadowed(at);
         record.refuse(Reason::new("shadowed", text), at.now);
         return waiting(record);

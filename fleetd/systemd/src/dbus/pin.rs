@@ -23,7 +23,7 @@ use crate::{
 
 const TEMPLATE: &str = "fleet-pin@.target";
 const TEMPLATE_TEXT: &str = "# Made by fleetd. Keeps a finished unit loaded, so that its result can be read.\n\
-                             [Unit]\nDefaultDependencies=no\nPropagatesReloadTo=%i\n";
+                             [Unit]\nDefaultDependencies=no\nIgnoreOnIsolate=yes\nPropagatesReloadTo=%i\n";
 const ONE: (&str, &str) = ("fleet-pin@", ".target");
 const GROUP: (&str, &str) = ("fleet-pins-", ".target");
 /// From this many names on, one generated target is cheaper than single pins and the rescan of the unit
@@ -93,7 +93,14 @@ impl Pins<'_> {
         // The same names always make the same target, so that pinning twice is once.
         let digest = hex::encode(&Sha256::digest(&list)[..8]);
         let target = format!("{}{digest}{}", GROUP.0, GROUP.1);
-        let text = format!("# Made by fleetd.\n[Unit]\nDefaultDependencies=no\nPropagatesReloadTo={list}\n");
+        let mut text =
+            String::from("# Made by fleetd.\n[Unit]\nDefaultDependencies=no\nIgnoreOnIsolate=yes\n");
+        // A line each: systemd refuses lines above a megabyte.
+        for name in names {
+            text.push_str("PropagatesReloadTo=");
+            text.push_str(name.as_str());
+            text.push('\n');
+        }
         self.files.write_pin(&target, &text)?;
         self.start(target).await
     }

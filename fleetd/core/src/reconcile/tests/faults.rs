@@ -139,8 +139,12 @@ fn what_runs_without_a_file_and_without_us_is_the_hosts_and_never_touched() {
             m.give(A, order(1, wanted));
             m.settle();
             assert_eq!((m.stops(A), m.runs(A)), (0, 0), "{load} {wanted:?}");
-            let is_said = refused(&m, A).as_deref() == Some("shadowed");
+            let row = m.rows.get(A).and_then(|row| row.refused.as_ref());
+            let is_said = row.is_some_and(|refused| refused.reason.code == "shadowed");
             assert_eq!(is_said, wanted != Wanted::Gone, "{load} {wanted:?}");
+            m.orders.clear();
+            m.settle();
+            assert!(m.rows.is_empty(), "no orphan of ours: {load} {wanted:?}");
         }
     }
 }
