@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 
 use super::Say;
-use super::cluster::{Cluster, pass_time, unit_text};
+use super::cluster::{Cluster, on_cluster, pass_time, unit_text};
 use super::figure::{Figure, Samples, Target};
 use crate::lab::{Lab, Machine, wait_for};
 
@@ -23,7 +23,10 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// # Errors
 /// When the lab does not boot or does not come to rest.
 pub fn run(say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
-    let cluster = Cluster::up("bench-rest")?;
+    on_cluster("bench-rest", |cluster| measure(cluster, say))
+}
+
+fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
     let units: Vec<_> = (0..UNITS)
         .map(|n| (format!("rest-{n}.service"), Some(unit_text(&format!("unit {n} at rest")))))
         .collect();
@@ -44,8 +47,9 @@ pub fn run(say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
         .zip(&ticks)
         .map(|(after, before)| (after - before) / TICKS_PER_SECOND / WINDOW.as_secs_f64() * 100.0);
     let percents = Samples::new(percents.collect());
-    let memory = machines.iter().map(pss_mib).collect::<Result<Vec<_>, _>>()?;
-    let memory = Samples::new(memory);
+    let mib = |key| machines.iter().map(|machine| memory_mib(machine, key)).collect::<Result<Vec<_>, _>>();
+    let memory = Samples::new(mib("Pss:")?);
+    let (own, resident) = (Samples::new(mib("Pss_Anon:")?), Samples::new(mib("Rss:")?));
     let grown = |names: &[&str]| names.iter().map(|name| after.get(name) - before.get(name)).sum::<f64>();
     let writes = grown(&["etcd_mvcc_put_total", "etcd_mvcc_delete_total"]);
     let reads = grown(&["etcd_mvcc_range_total"]);
@@ -63,7 +67,9 @@ pub fn run(say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
         count("at_rest_writes", writes).part("keep_alives", keep_alives),
         count("at_rest_reads", reads),
         Figure::new("at_rest_cpu", "% of a core", &percents, percents.max(), limit(0.2)),
-        Figure::new("at_rest_memory", "MiB PSS", &memory, memory.max(), limit(12.0)),
+        Figure::new("at_rest_memory", "MiB PSS", &memory, memory.max(), limit(12.0))
+            .part("own_mib", own.max())
+            .part("resident_mib", resident.max()),
     ])
 }
 
@@ -142,11 +148,12 @@ fn cpu_ticks(machine: &Machine<'_>) -> anyhow::Result<f64> {
     Ok(ticks(11)? + ticks(12)?)
 }
 
-fn pss_mib(machine: &Machine<'_>) -> anyhow::Result<f64> {
+/// A line of `smaps_rollup`. The binary's pages are shared by the machines of the lab, each has its part of them.
+fn memory_mib(machine: &Machine<'_>, key: &str) -> anyhow::Result<f64> {
     let path = format!("/proc/{}/smaps_rollup", fleetd_pid(machine)?);
     let text = std::fs::read_to_string(&path)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib: f64 =
-        line.with_context(|| format!("{path} has no Pss"))?.trim_end_matches("kB").trim().parse()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let value = line.with_context(|| format!("{path} has no {key}"))?.trim_end_matches("kB").trim();
+    let kib: f64 = value.parse()?;
     Ok(kib / 1024.0)
 }

@@ -47,12 +47,21 @@ pub struct Cluster {
     runtime: Runtime,
 }
 
+/// Runs `work` on a fresh cluster, which ends with it. When it fails, the journals are kept.
+///
+/// # Errors
+/// When the lab does not boot, and those of `work` with the place of the logs.
+pub fn on_cluster<T>(subject: &str, work: impl FnOnce(&Cluster) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let cluster = Cluster::up(subject)?;
+    work(&cluster).map_err(|error| match cluster.lab.keep_logs() {
+        Ok(place) => error.context(format!("logs are kept in {}", place.display())),
+        Err(_) => error,
+    })
+}
+
 impl Cluster {
     /// Boots a lab that ends with the value, and waits until it takes units.
-    ///
-    /// # Errors
-    /// When it does not boot or nobody leads.
-    pub fn up(subject: &str) -> anyhow::Result<Cluster> {
+    fn up(subject: &str) -> anyhow::Result<Cluster> {
         let lab = Lab::up(LabOptions::for_test(subject))?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let cluster = Cluster { lab, runtime };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::Say;
-use super::cluster::{Cluster, monotonic, unit_text};
+use super::cluster::{Cluster, monotonic, on_cluster, unit_text};
 use super::figure::{Figure, Samples, Target};
 use crate::lab::{Machine, wait_for};
 
@@ -21,11 +21,14 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the lab does not boot, or units do not move at all.
 pub fn run(say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
-    let cluster = Cluster::up("bench-failover")?;
+    on_cluster("bench-failover", |cluster| measure(cluster, say))
+}
+
+fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
     say("three machines are up");
     let (mut all, mut of_leader) = (Vec::new(), 0.0);
     for (round, kills_leader) in [false, false, true].into_iter().enumerate() {
-        let taken = round_of(&cluster, round, kills_leader)?.as_secs_f64();
+        let taken = round_of(cluster, round, kills_leader)?.as_secs_f64();
         let whom = if kills_leader { "the leader's machine" } else { "a machine" };
         say(&format!(
             "{whom} lost its power: its {ON_ONE_MACHINE} units were active elsewhere after {taken:.2} s"

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use fleet_api::v2::Verb;
 
 use super::Say;
-use super::cluster::{Cluster, monotonic, unit_text};
+use super::cluster::{Cluster, monotonic, on_cluster, unit_text};
 use super::figure::{Figure, Ratio, Samples, Target};
 use crate::lab::{Machine, wait_for};
 
@@ -20,12 +20,15 @@ const ALL_ACTIVE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the lab does not boot or a unit does not start.
 pub fn run(say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
-    let cluster = Cluster::up("bench-mass")?;
+    on_cluster("bench-mass", |cluster| measure(cluster, say))
+}
+
+fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
     say("three machines are up");
     let (mut ours, mut peers, mut accepted, mut told) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        let fleet = through_fleet(&cluster, round)?;
-        let direct = directly(&cluster, round)?;
+        let fleet = through_fleet(cluster, round)?;
+        let direct = directly(cluster, round)?;
         say(&format!(
             "round {}: {UNITS} units were active after {:.2} s through fleet, after {:.2} s directly",
             round + 1,

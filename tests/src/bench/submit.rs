@@ -11,7 +11,7 @@ use fleet_api::v2::Verb;
 use tokio::runtime::Builder;
 
 use super::Say;
-use super::cluster::{Cluster, millis, monotonic, unit_text};
+use super::cluster::{Cluster, millis, monotonic, on_cluster, unit_text};
 use super::figure::{Figure, Ratio, Samples, Target};
 use crate::lab::Lab;
 
@@ -27,9 +27,12 @@ const VALUE_BYTES: usize = 1024;
 /// # Errors
 /// When the lab does not boot or a unit does not start.
 pub fn run(say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
-    let cluster = Cluster::up("bench-submit")?;
+    on_cluster("bench-submit", |cluster| measure(cluster, say))
+}
+
+fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
     say("three machines are up");
-    let (sent, accepted, told) = one_after_the_other(&cluster)?;
+    let (sent, accepted, told) = one_after_the_other(cluster)?;
     let active = cluster.active_since("submit-*.service")?;
     let mut taken = Vec::new();
     for (n, sent) in sent.iter().enumerate().skip(WARM_UP) {

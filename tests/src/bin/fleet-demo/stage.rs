@@ -63,8 +63,19 @@ impl<'lab> Stage<'lab> {
 
     /// Runs fleetctl against the fleetd of `machine` and shows command and output. Its exit code has to be `code`.
     pub fn fleetctl(&self, machine: &str, code: i32, words: &[&str]) -> anyhow::Result<ExecOutput> {
+        self.fleetctl_in(&self.root, machine, code, words)
+    }
+
+    /// The same with unit files of another directory than the checkout.
+    pub fn fleetctl_in(
+        &self,
+        directory: &Path,
+        machine: &str,
+        code: i32,
+        words: &[&str],
+    ) -> anyhow::Result<ExecOutput> {
         println!("   ({machine}) $ fleetctl {}", words.join(" "));
-        let output = self.quietly(machine, words)?;
+        let output = self.run(directory, machine, words)?;
         for line in output.stdout.lines().chain(output.stderr.lines()) {
             println!("   | {line}");
         }
@@ -78,8 +89,12 @@ impl<'lab> Stage<'lab> {
 
     /// Runs fleetctl and shows nothing.
     pub fn quietly(&self, machine: &str, words: &[&str]) -> anyhow::Result<ExecOutput> {
+        self.run(&self.root, machine, words)
+    }
+
+    fn run(&self, directory: &Path, machine: &str, words: &[&str]) -> anyhow::Result<ExecOutput> {
         let mut command = self.lab.try_machine(machine)?.fleetctl_command()?;
-        let output = command.args(words).current_dir(&self.root).output().context("run fleetctl")?;
+        let output = command.args(words).current_dir(directory).output().context("run fleetctl")?;
         Ok(ExecOutput {
             status: output.status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -36,13 +36,15 @@ fn machines(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     );
     let began = Instant::now();
     let lab = stage.lab;
-    wait_for(READY, "all machines to be listed", || {
-        let output = stage.quietly("m1", &["list-machines", "--no-legend"]).ok()?;
-        (output.stdout.lines().count() == lab.machines().len()).then_some(())
+    wait_for(READY, "all machines to be listed, one of them as the leader", || {
+        let words = ["list-machines", "--no-legend", "--fields", "machine,leader"];
+        let output = stage.quietly("m1", &words).ok()?;
+        let leads = output.stdout.lines().any(|line| line.ends_with("true"));
+        (leads && output.stdout.lines().count() == lab.machines().len()).then_some(())
     })?;
     stage.measured("from booted to a complete cluster", began.elapsed(), None);
-    stage.fleetctl("m1", 0, &["list-machines", "--fields", "machine,ip,metadata,hostname,leader"])?;
-    stage.say("Any fleetd serves the API for the whole cluster; here m3 is asked.");
+    stage.fleetctl("m1", 0, &["list-machines", "--fields", "machine,ip,hostname,leader"])?;
+    stage.say("The leader decides where units run. Any fleetd serves the API for the whole cluster; here m3 is asked.");
     let output = stage.fleetctl("m3", 0, &["list-machines"])?;
     for machine in lab.machines() {
         let address = machine.address().to_string();
