@@ -98,9 +98,13 @@ async fn play(script: &str) -> anyhow::Result<String> {
 
 /// Without the name of the temporary directory and the numbers of orders, which count transactions.
 fn same_in_every_run(line: &str, cluster: &Cluster) -> String {
-    let is_number = |word: &&str| word.len() >= 20 && word.bytes().all(|b| b.is_ascii_digit() || b == b'-');
     let line = line.replace(&cluster.home_path(), "HOME");
-    line.split(' ').map(|word| if is_number(&word) { "NUMBER" } else { word }).collect::<Vec<_>>().join(" ")
+    let word = |word: &str| {
+        let inner = word.trim_end_matches(',');
+        let is_number = inner.len() >= 20 && inner.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+        if is_number { word.replace(inner, "NUMBER") } else { word.to_owned() }
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// Lines that differ, with their numbers; the rest of a longer text.
