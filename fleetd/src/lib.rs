@@ -9,6 +9,7 @@
 //! | [`peer`] | one machine's fleetd asks another's |
 //! | [`agent`] | makes this machine's systemd obey its orders |
 //! | [`notify`] | what systemd is told |
+//! | [`memory`] | what a burst left behind is given back |
 //! | [`engine`] | one elected leader turns units and machines into orders |
 //!
 //! Components do not know each other; `wire` knows them all.
@@ -21,6 +22,7 @@ mod durable;
 pub mod engine;
 pub mod identity;
 pub mod member;
+pub mod memory;
 pub mod notify;
 pub mod peer;
 pub mod session;

@@ -15,6 +15,7 @@ use fleetd::clock::Clock;
 use fleetd::config::{self, Config, ConfigError, Sources};
 use fleetd::engine::LeaseMaker;
 use fleetd::identity::Identity;
+use fleetd::memory;
 use fleetd::notify;
 use fleetd::wire::{Daemon, DaemonOptions, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
@@ -127,6 +128,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     notify::ready();
     let tell = notify::run(daemon.status.clone(), daemon.shutdown.clone());
     daemon.supervise(tell);
+    let memory = memory::give_back(daemon.shutdown.clone());
+    daemon.supervise(memory);
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM: ending, units keep running"),
         _ = interrupt.recv() => info!("SIGINT: ending, units keep running"),
