@@ -173,7 +173,7 @@ fn p1_etcd_emptied_stops_nothing_and_a_restored_backup_is_taken_after_adopt() {
 
 fn await_hold(cluster: &Cluster) {
     let held = wait_for(SOON, "the store to be held", || cluster.status().ok()?.hold);
-    let hold = held.unwrap_or_else(|error| panic!("{error}: {:#?}", cluster.status()));
+    let hold = held.expect("whoever notices first puts the hold");
     assert!(!hold.why.is_empty() && !hold.by.is_empty(), "{hold:?}");
     let text = cluster.ok(&["cluster", "status"]);
     assert!(text.contains("HOLD") && text.contains("fleetctl cluster adopt"), "{text}");

@@ -6,16 +6,18 @@ use fleet_systemd::{DbusSystemd, Options};
 use fleet_tests::lab::{Lab, LabOptions, Machine};
 
 fn on_machine(subject: &str, test: impl AsyncFnOnce(&Machine<'_>, &DbusSystemd)) {
-    let lab = Lab::up(LabOptions::for_test(subject).machines(1).etcd(0).systemd_only()).unwrap();
+    let lab =
+        Lab::up(LabOptions::for_test(subject).machines(1).etcd(0).systemd_only()).expect("the lab boots");
     let m1 = lab.machine("m1");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime needs nothing");
     runtime.block_on(async {
         let options = Options {
-            bus_address: Some(m1.bus_address().unwrap()),
-            root: m1.live_path("/").unwrap(),
+            bus_address: Some(m1.bus_address().expect("m1 runs")),
+            root: m1.live_path("/").expect("m1 runs"),
             ..Options::default()
         };
-        let systemd = DbusSystemd::connect(options).await.unwrap();
+        let systemd = DbusSystemd::connect(options).await.expect("the bus answers");
         test(&m1, &systemd).await;
     });
 }

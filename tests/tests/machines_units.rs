@@ -240,13 +240,14 @@ fn bad_input_is_refused_with_the_next_step_and_loses_nothing() {
 /// One request as it stands on the wire; the status line of the answer and its body.
 fn request(machine: &Machine<'_>, head: &str, body: &[u8]) -> (String, String) {
     use std::io::{Read, Write};
-    let mut stream = std::os::unix::net::UnixStream::connect(machine.fleet_socket().unwrap()).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
+    let socket = machine.fleet_socket().expect("the machine runs");
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("fleetd listens");
+    stream.set_read_timeout(Some(SOON)).expect("it is not zero");
     let head = format!(
         "{head}\r\nHost: fleet\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(head.as_bytes()).expect("fleetd reads");
     // A server that refuses a body for its size need not read it to the end.
     drop(stream.write_all(body));
     let mut answer = Vec::new();

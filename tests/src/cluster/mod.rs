@@ -215,16 +215,21 @@ impl Cluster {
         self.json(&["events", "-o", "json"])
     }
 
-    /// Waits until `count` machines are present and one leads.
+    /// Waits until `count` machines are present, as many say themselves that they are connected, and one leads.
     ///
     /// # Panics
     /// At the deadline.
     #[track_caller]
     pub fn await_present(&self, count: usize) {
+        let is_connected = |machine: &Machine<'_>| {
+            self.status_on(machine.name()).is_ok_and(|view| view.local.connection == "connected")
+        };
         let seen = wait_for(SOON, "every machine to be present and one to lead", || {
             let machines = self.machines().ok()?;
             let present = machines.iter().filter(|machine| machine.state == MachineState::Present).count();
-            (present == count && self.status().ok()?.leader.is_some()).then_some(())
+            let is_led = present == count && self.status().ok()?.leader.is_some();
+            (is_led && self.lab.machines().iter().filter(|machine| is_connected(machine)).count() == count)
+                .then_some(())
         });
         seen.unwrap_or_else(|error| panic!("{error}; machines: {:#?}", self.machines()));
     }
