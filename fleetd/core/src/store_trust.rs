@@ -51,6 +51,8 @@ pub enum Trust {
     RolledBack { why: String },
     /// Somebody found it rolled back before us: apply nothing.
     Held { why: String },
+    /// Nothing is known against the store, but this machine may not apply anything yet; `why` is a sentence.
+    Unsettled { why: String },
     /// Re-anchored under a higher epoch: write witness and seen revision anew, then go on.
     Reanchor { epoch: Epoch },
 }
@@ -76,6 +78,7 @@ impl Trust {
                 "the store belongs to another cluster ({found}); nothing is stopped. Check `etcd_servers` and \
                  `etcd_key_prefix`, or restore a backup of this cluster's store"
             ),
+            Trust::Unsettled { why } => why.clone(),
             Trust::RolledBack { why } | Trust::Held { why } => format!(
                 "the store was rolled back ({why}); nothing is started or stopped until `fleetctl cluster adopt` \
                  confirms what is in it"

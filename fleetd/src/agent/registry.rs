@@ -70,7 +70,7 @@ pub enum FeedEvent {
 #[derive(Clone, Copy, Debug)]
 pub struct FeedView<'a> {
     pub orders: &'a Orders,
-    /// Nothing is applied unless this says so. Whoever implements it says [`Trust::Held`] too for as long as it is not
+    /// Nothing is applied unless this says so. Whoever implements it says [`Trust::Unsettled`] for as long as it is not
     /// settled that this machine's identity is its own: a cloned machine must not start the other's units.
     pub trust: &'a Trust,
 }

@@ -87,7 +87,7 @@ impl Task {
                 self.hold(&view, why).await?;
                 return Ok(Again::Soon);
             }
-            Trust::Own | Trust::Held { .. } => {}
+            Trust::Own | Trust::Held { .. } | Trust::Unsettled { .. } => {}
         }
         let Some(cluster) = view.cluster.as_ref().map(|c| c.modified) else { return Ok(Again::Soon) };
         let Some(id) = held(lease).await else { return Ok(Again::Later) };

@@ -191,7 +191,7 @@ impl OrdersFeed for WiredFeed {
                 let trust = self.judge(&view, true);
                 let seen = self.wired.member.get().map(|member| member.seen);
                 self.is_suspicious =
-                    seen.is_some_and(|seen| view.revision < seen) && matches!(trust, Trust::Held { .. });
+                    seen.is_some_and(|seen| view.revision < seen) && matches!(trust, Trust::Unsettled { .. });
                 self.view = Some(*view);
                 self.take(trust);
                 FeedEvent::Changed
@@ -229,7 +229,7 @@ impl WiredFeed {
         self.trust = if self.is_present || !fits {
             self.verdict.clone()
         } else {
-            Trust::Held { why: NOT_PRESENT.to_owned() }
+            Trust::Unsettled { why: NOT_PRESENT.to_owned() }
         };
         let fence = self.view.as_ref().and_then(OrdersView::fence).filter(|_| fits);
         *self.wired.fence.lock().unwrap_or_else(PoisonError::into_inner) = fence;
@@ -255,7 +255,7 @@ impl WiredFeed {
     fn judge(&self, view: &OrdersView, is_list: bool) -> Trust {
         let seen = match view.trust() {
             Ok(seen) => seen,
-            Err(error) => return Trust::Held { why: error.to_string() },
+            Err(error) => return Trust::Unsettled { why: error.to_string() },
         };
         let Some(member) = self.wired.member.get() else {
             // The session has not joined yet; its word counts.
@@ -268,7 +268,9 @@ impl WiredFeed {
         }
         if is_list {
             // Either overtaken by a commit while it was read, or rolled back: `changed` finds out which.
-            return Trust::Held { why: "the store is being judged again".to_owned() };
+            return Trust::Unsettled {
+                why: "the store is being judged again; nothing is applied meanwhile".to_owned(),
+            };
         }
         let witness = WitnessRecord { passes: member.witness, ..WitnessRecord::default() };
         judge(Some(&member), StoreView { witness: Some(&witness), revision: member.seen, ..seen })
@@ -291,7 +293,7 @@ impl WiredFeed {
     }
 }
 
-const NOT_PRESENT: &str = "this machine is not present in the registry yet";
+const NOT_PRESENT: &str = "nothing is applied until this machine is present in the registry";
 
 /// Waits until the machine's presence comes or goes. Cancel safe.
 async fn presence_changes(session: &mut watch::Receiver<SessionState>, is_present: bool) {

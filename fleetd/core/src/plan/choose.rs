@@ -5,6 +5,7 @@ use unit_files::UnitName;
 use super::board::{Board, Slot};
 use super::draft::Draft;
 use super::fit::{Purpose, literal_prefix, verdict};
+use super::orphans;
 use crate::records::{Decision, DecisionLine, Reason, UnitRecord, Wanted};
 
 /// How good a machine is for a unit; the least is taken. The order of the fields is the policy.
@@ -34,6 +35,13 @@ pub fn choose<'w>(
     except: Option<Slot>,
     in_peace: bool,
 ) -> Option<Slot> {
+    if let Some(home) = orphans::home(draft, name, unit)
+        && Some(home) != except
+        && verdict(&draft.board, home, name, unit, Purpose::Place, draft.now).is_ok()
+    {
+        // It runs there already: adopted, nothing is started or stopped.
+        return Some(home);
+    }
     let candidates = candidates(draft, unit);
     let board = &draft.board;
     let is_plain = draft.world.followers(name).is_none() && draft.world.replacers().is_empty();

@@ -101,6 +101,29 @@ impl<'w> Draft<'w> {
         is_stale && (number.epoch, number.term) != (self.epoch, self.policy.term)
     }
 
+    /// The order that the unit record asks for, with a number of its own.
+    pub fn new_order(&mut self, unit: &UnitRecord, reason: Reason) -> Order {
+        let placed = unit.placed();
+        Order {
+            v: SCHEMA,
+            number: self.number(),
+            uid: unit.uid.clone(),
+            generation: placed.generation,
+            content: placed.content,
+            unit_hash: placed.unit_hash,
+            run_hash: placed.run_hash,
+            wanted: wanted(unit.desired),
+            counters: unit.counters,
+            run: placed.run,
+            conflicts: placed.requirements.conflicts.clone(),
+            global: placed.requirements.global,
+            features: unit.features.clone(),
+            reason,
+            at: self.now,
+            extra: Extra::new(),
+        }
+    }
+
     /// Writes the order that the unit record asks for.
     pub fn order(
         &mut self,
@@ -110,31 +133,12 @@ impl<'w> Draft<'w> {
         unit: &'w UnitRecord,
         reason: Reason,
     ) -> OrderNumber {
-        let number = self.number();
-        let placed = unit.placed();
-        let wanted = wanted(unit.desired);
-        let order = Order {
-            v: SCHEMA,
-            number,
-            uid: unit.uid.clone(),
-            generation: placed.generation,
-            content: placed.content,
-            unit_hash: placed.unit_hash,
-            run_hash: placed.run_hash,
-            wanted,
-            counters: unit.counters,
-            run: placed.run,
-            conflicts: placed.requirements.conflicts.clone(),
-            global: placed.requirements.global,
-            features: unit.features.clone(),
-            reason,
-            at: self.now,
-            extra: Extra::new(),
-        };
+        let order = self.new_order(unit, reason);
+        let (number, wanted) = (order.number, order.wanted);
         let machine = self.board.id(slot).clone();
         self.compare_not_forgotten(group, slot);
         group.writes.push(Write::PutOrder(machine, name.clone(), Box::new(order)));
-        self.board.put(slot, name, wanted, &placed.requirements.conflicts);
+        self.board.put(slot, name, wanted, &unit.placed().requirements.conflicts);
         number
     }
 

@@ -12,6 +12,7 @@ mod fit;
 mod globals;
 mod group;
 mod lost;
+mod orphans;
 mod placing;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,12 @@ pub fn plan(world: &World, policy: &Policy, now: Timestamp) -> Plan {
     let due = lost::due(&mut draft, &brake);
     let worklist = Worklist::of(&draft, due);
 
+    // First, because it compares placements that later groups change.
+    for name in &worklist.units {
+        if let Some(unit) = draft.board.unit(name) {
+            orphans::send_off(&mut draft, name, unit);
+        }
+    }
     withdrawals(&mut draft, &worklist);
     let misfits = globals(&mut draft, &worklist);
     let (movers, stays) = standing(&mut draft, &worklist);

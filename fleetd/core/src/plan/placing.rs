@@ -9,6 +9,7 @@ use super::choose::{choose, refusal_in_short, replacer_of};
 use super::draft::{Draft, note};
 use super::fit::{Ineligible, Purpose, holds, refusal_hold, verdict};
 use super::group::{Group, Write};
+use super::orphans;
 use crate::records::{Decision, DesiredState, Reason, RefusalHold, UnitRecord};
 
 /// Why a unit leaves the machine it stands on.
@@ -55,6 +56,10 @@ pub fn withdraw(draft: &mut Draft<'_>, name: &UnitName, unit: &UnitRecord) {
     let is_destroyed = unit.desired == DesiredState::Destroyed;
     let mut group = draft.group_for(name);
     if is_destroyed && draft.world.orders_of(name).next().is_none() {
+        if orphans::linger(draft, name) {
+            // They are told to go first; the last acknowledgement comes back here.
+            return;
+        }
         group.writes.push(Write::DeleteUnit(name.clone()));
         if draft.placement(name).is_some() {
             group.writes.push(Write::DeletePlacement(name.clone()));

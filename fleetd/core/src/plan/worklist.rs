@@ -66,6 +66,8 @@ impl Worklist {
         }
         for view in dirty.machines.iter().filter_map(|id| world.machines().get(id)) {
             list.units.extend(view.orders().keys().cloned());
+            list.units
+                .extend(view.states().keys().filter(|name| !view.orders().contains_key(*name)).cloned());
         }
         if dirty.open {
             list.units.extend(world.open().iter().cloned());

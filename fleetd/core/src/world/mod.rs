@@ -18,7 +18,7 @@ use crate::ids::{MachineId, Revision};
 use crate::plan::Plan;
 use crate::records::{
     BrakeRecord, ClusterRecord, HoldRecord, LostRecord, MachineRecord, Order, Placement, PresenceRecord,
-    StateRow, UnitRecord, Versioned,
+    RowPhase, StateRow, UnitRecord, Versioned,
 };
 use crate::time::Timestamp;
 
@@ -60,6 +60,8 @@ pub struct World {
     machines: BTreeMap<MachineId, MachineView>,
     /// Machines that hold an order for the unit.
     orders_of: BTreeMap<UnitName, BTreeSet<MachineId>>,
+    /// Machines that run the unit without an order.
+    orphans: BTreeMap<UnitName, BTreeSet<MachineId>>,
     /// Units that name the key in `MachineOf=`.
     followers: BTreeMap<String, BTreeSet<UnitName>>,
     globals: BTreeSet<UnitName>,
@@ -279,6 +281,7 @@ impl World {
                 self.orders_of.remove(&unit);
             }
         }
+        self.note_orphan(&machine, &unit);
         self.forget_empty(&machine);
         self.freeze(&unit);
         self.dirty.units.extend(in_the_way);
@@ -304,10 +307,29 @@ impl World {
             refusal(old) != refusal(new) || (is_global && progress(old) != progress(new))
         };
         view.set_state(&unit, row);
+        self.note_orphan(machine, &unit);
         self.forget_empty(machine);
         if matters {
             self.dirty.units.insert(unit);
         }
+    }
+
+    /// Whether the machine runs the unit without an order may have changed.
+    fn note_orphan(&mut self, machine: &MachineId, unit: &UnitName) {
+        let is_orphan = self.machines.get(machine).is_some_and(|view| {
+            let row = view.states().get(unit);
+            row.is_some_and(|row| row.value.phase == RowPhase::Orphan) && !view.orders().contains_key(unit)
+        });
+        let was_orphan = self.orphans.get(unit).is_some_and(|machines| machines.contains(machine));
+        if is_orphan == was_orphan {
+            return;
+        }
+        let machines = self.orphans.entry(unit.clone()).or_default();
+        set(machines, machine, is_orphan);
+        if machines.is_empty() {
+            self.orphans.remove(unit);
+        }
+        self.dirty.units.insert(unit.clone());
     }
 
     fn freeze(&mut self, unit: &UnitName) {
@@ -408,6 +430,10 @@ impl World {
     #[must_use]
     pub fn machines(&self) -> &BTreeMap<MachineId, MachineView> {
         &self.machines
+    }
+    /// Machines that run the unit without an order.
+    pub fn orphans_of(&self, unit: &UnitName) -> impl Iterator<Item = &MachineId> {
+        self.orphans.get(unit).into_iter().flatten()
     }
     /// Machines that hold an order for the unit, tombstones included.
     pub fn orders_of(&self, unit: &UnitName) -> impl Iterator<Item = &MachineId> {

@@ -20,6 +20,7 @@ enum Act {
     Forget(usize),
     Obey(usize),
     Refuse(usize, usize),
+    LoseOrder(usize, usize),
     Wait(u64),
     ReleaseBrake,
     ConfirmDead(usize),
@@ -87,7 +88,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => machine.clone().prop_map(Act::Cordon),
         1 => machine.clone().prop_map(Act::Forget),
         4 => machine.clone().prop_map(Act::Obey),
-        1 => (machine, unit).prop_map(|(m, u)| Act::Refuse(m, u)),
+        1 => (machine.clone(), unit.clone()).prop_map(|(m, u)| Act::Refuse(m, u)),
+        1 => (machine, unit).prop_map(|(m, u)| Act::LoseOrder(m, u)),
         2 => (1..40_u64).prop_map(Act::Wait),
         1 => Just(Act::ReleaseBrake),
         1 => (0..MACHINES.len()).prop_map(Act::ConfirmDead),
@@ -141,6 +143,7 @@ fn perform(kit: &mut Kit, act: &Act) {
             }
         }
         Act::Obey(m) => kit.obey(MACHINES[*m]),
+        Act::LoseOrder(m, u) => kit.lose_order(MACHINES[*m], UNITS[*u]),
         Act::Refuse(m, u) => kit.refuse(MACHINES[*m], UNITS[*u], "no"),
         Act::Wait(secs) => kit.wait(Span::from_secs(*secs)),
         Act::ReleaseBrake => kit.release_brake(),

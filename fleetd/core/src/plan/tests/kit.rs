@@ -446,6 +446,25 @@ impl Kit {
         self.world.apply(Event::State(id.clone(), unit.clone(), Some(row)));
     }
 
+    /// The machine runs the unit and has lost its order, as after it was forgotten or the store restored.
+    pub fn lose_order(&mut self, id: &str, unit: &str) {
+        let key = (machine(id), name(unit));
+        let Some(order) = self.orders.remove(&key) else { return };
+        self.report(&key.0, &key.1, &order.value, None);
+        let mut row = self.states[&key].value.clone();
+        row.phase = RowPhase::Orphan;
+        row.running = Some(order.value.run_hash);
+        let row = self.versioned(None, row);
+        self.states.insert(key.clone(), row.clone());
+        self.world.apply(Event::Order(key.0.clone(), key.1.clone(), None));
+        self.world.apply(Event::State(key.0, key.1, Some(row)));
+    }
+
+    pub fn lose_placement(&mut self, unit: &str) {
+        self.placements.remove(&name(unit));
+        self.world.apply(Event::Placement(name(unit), None));
+    }
+
     pub fn wait(&mut self, span: Span) {
         self.now = self.now.plus(span);
     }
