@@ -24,6 +24,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Between two looks at a store on hold; the agent, which follows the hold, tells sooner that it is gone.
 const HELD_RETRY: Duration = Duration::from_secs(10);
 
+/// Whole seconds are reported of a lease, and what expires is removed within about half a second.
+const LEASE_ROUNDING: Duration = Duration::from_secs(2);
+
 /// Why the loop starts over.
 enum Again {
     Soon,
@@ -226,13 +229,16 @@ impl Task {
         let store = self.options.registry.store().clone();
         let remaining = |error| RegistryError::Store { doing: "watching the lease of another holder", error };
         let mut last: Option<Duration> = None;
+        let began = Instant::now();
         loop {
-            let Some(now) = store.lease_ttl(lease).await.map_err(remaining)?.map(|ttl| ttl.remaining) else {
+            let Some(ttl) = store.lease_ttl(lease).await.map_err(remaining)? else {
                 // It ran out: it was this machine's own last boot.
                 return Ok(Again::Soon);
             };
-            // Whole seconds are reported: only growth proves that somebody renews it.
-            if last.is_some_and(|last| now > last) {
+            let now = ttl.remaining;
+            // Whole seconds are reported: growth proves that somebody renews it, and so does a life longer than what
+            // was granted.
+            if last.is_some_and(|last| now > last) || began.elapsed() > ttl.granted + LEASE_ROUNDING {
                 let who = holder.as_ref().map_or_else(
                     || "unknown".to_owned(),
                     |h| format!("{} ({}, boot {})", h.hostname, h.primary_ip, h.boot),

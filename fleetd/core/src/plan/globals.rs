@@ -162,7 +162,10 @@ fn is_rolling(draft: &Draft<'_>, name: &UnitName, unit: &UnitRecord) -> bool {
         view.is_present()
             && order.wanted == Wanted::Launched
             && !draft.is_outdated(order, unit)
-            && !view.states().get(name).is_some_and(|row| is_back(&row.value, order))
+            && !view.states().get(name).is_some_and(|row| {
+                let is_current = view.presence().is_none_or(|p| row.value.is_of_boot(&p.value));
+                is_current && is_back(&row.value, order)
+            })
     })
 }
 
