@@ -11,6 +11,9 @@ use crate::exit::Exit;
 use crate::flags::{OutputFlag, ReasonFlag, go_bool};
 use crate::output::{self, json};
 
+/// What a store that does not answer leaves open.
+const UNKNOWN: &str = "unknown, because the store does not answer";
+
 /// Show and steer the cluster as a whole
 #[derive(Args, Debug)]
 pub struct Cluster {
@@ -87,6 +90,7 @@ fn status_text(view: &ClusterView) -> String {
     lines.push((
         "Leader",
         match &view.leader {
+            None if !view.store.answers => UNKNOWN.to_owned(),
             None => "nobody".to_owned(),
             Some(leader) => format!(
                 "{}, version {}, since {}",
@@ -97,14 +101,15 @@ fn status_text(view: &ClusterView) -> String {
         },
     ));
     let counts = &view.machines;
+    let known = |text: String| if view.store.answers { text } else { UNKNOWN.to_owned() };
     lines.push((
         "Machines",
-        format!(
+        known(format!(
             "{} present, {} missing, {} lost, {} cordoned",
             counts.present, counts.missing, counts.lost, counts.cordoned
-        ),
+        )),
     ));
-    lines.push(("Units", view.units.to_string()));
+    lines.push(("Units", known(view.units.to_string())));
     if let Some(hold) = &view.hold {
         lines.push((
             "HOLD",
@@ -131,11 +136,16 @@ fn status_text(view: &ClusterView) -> String {
     }
     let local = &view.local;
     let mut connection = local.connection.clone();
-    if let Some(since) = local.holding_since {
-        let _infallible = write!(connection, ", holding since {}", output::time_text(since));
-    }
-    if !local.text.is_empty() {
-        let _infallible = write!(connection, ": {}", local.text);
+    if local.text.starts_with(&connection) {
+        // It says the same, and more.
+        connection.clone_from(&local.text);
+    } else {
+        if let Some(since) = local.holding_since {
+            let _infallible = write!(connection, ", holding since {}", output::time_text(since));
+        }
+        if !local.text.is_empty() {
+            let _infallible = write!(connection, ": {}", local.text);
+        }
     }
     lines.push((
         "Asked",

@@ -59,7 +59,9 @@ fn text(explanation: &Explanation) -> String {
         Some(machine) => format!("on {}", output::machine_text(&machine.id, &machine.ip, false)),
         None => "on no machine".to_owned(),
     };
-    let mut out = format!("{}: wanted {}, {place}.\n", explanation.unit, explanation.desired);
+    // A machine without an address ends in the dots of its shortened id.
+    let end = if place.ends_with('.') { "" } else { "." };
+    let mut out = format!("{}: wanted {}, {place}{end}\n", explanation.unit, explanation.desired);
     match &explanation.decision {
         None => out.push_str("The engine has not judged it yet.\n"),
         Some(decision) => {
