@@ -82,6 +82,13 @@ pub async fn run(connection: &Connection, options: &SshOptions, command: Ssh) ->
         output::note("Could not determine address of machine.");
         return Ok(Exit::FAILED);
     }
+    // What a machine publishes is its own word: a text that starts with a dash would be an option of the operator's ssh.
+    if address.parse::<std::net::IpAddr>().is_err() {
+        output::note(format!(
+            "The machine publishes {address:?}, which is no IP address; correct its public_ip."
+        ));
+        return Ok(Exit::FAILED);
+    }
     let remote = if command.command.is_empty() { words } else { command.command };
     let port = (command.ssh_port != 22).then(|| command.ssh_port.to_string());
     let words = options.to_machine(&address, port.as_deref(), command.forward_agent, &remote);
