@@ -5,6 +5,7 @@ use fleet_api::v2::{
     UnitView, Verb,
 };
 use fleet_core::store_trust::Trust;
+use fleet_core::{ClusterId, Epoch};
 use fleet_registry::keys::Key;
 use fleet_registry::memory::{Fault, Injection};
 use fleet_registry::store::Operation;
@@ -199,6 +200,37 @@ async fn nothing_is_written_to_a_store_that_is_not_trusted_or_on_hold() {
     assert!(
         lab.client().post::<ChangeReport>("/fleet/v2/requests", &request("r3")).await.unwrap().results[0].ok
     );
+}
+
+#[tokio::test]
+async fn a_machine_that_has_not_judged_the_store_adopts_nothing() {
+    let lab = Lab::start().await;
+    lab.write(&Key::Hold, json!({"by": OWN, "since": 1, "why": "revision"})).await;
+    let (judged, ours) = (lab.fake.session.lock().unwrap().trust.clone(), ClusterId::parse("ours").unwrap());
+    let other = ClusterId::parse("other").unwrap();
+    for (trust, cluster, word) in [
+        (None, None, "has not judged the registry yet"),
+        (Some(Trust::Join), Some(ours.clone()), "has not joined its cluster yet"),
+        // The registry was exchanged after the machine had looked at it.
+        (judged.clone(), Some(other), "has not judged the registry yet"),
+        (Some(Trust::Empty), None, "has not judged the registry yet"),
+        (Some(Trust::Foreign { found: ours.clone() }), Some(ours.clone()), "that of cluster ours"),
+    ] {
+        {
+            let mut session = lab.fake.session.lock().unwrap();
+            session.trust = trust.clone();
+            session.cluster = cluster.map(|id| (id, Epoch(1)));
+        }
+        for yes in [false, true] {
+            let request = json!({"yes": yes});
+            let sent = lab.client().post::<serde_json::Value>("/fleet/v2/cluster/adopt", &request).await;
+            let refused = sent.expect_err(word).api().unwrap().1.clone();
+            assert!(refused.message.contains(word), "{trust:?}: {refused:?}");
+            assert!(refused.remedy.is_some(), "{refused:?}");
+        }
+    }
+    let held = lab.registry.read_trust_view(&machine(OWN)).await.unwrap();
+    assert!(held.hold.is_some() && held.cluster.unwrap().value.epoch == Epoch(1));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use fleet_api::v2::{
     AdoptEffect, AdoptReport, AdoptRequest, BrakeView, ClusterView, Done, HoldView, LeaderView, LocalView,
     MachineCounts, MachineState, Requester, StoreView,
@@ -16,6 +17,7 @@ use fleet_registry::registry::snapshot::Snapshot;
 use unit_files::UnitName;
 
 use super::super::Failure;
+use super::super::ports::SessionReport;
 use super::super::state::Api;
 use super::super::views;
 use super::machines::state;
@@ -139,13 +141,7 @@ pub(super) async fn adopt(State(api): State<Api>, body: Body) -> Answer {
     let request: AdoptRequest = document(&api, body).await?;
     let snapshot = api.registry.read_all().await?;
     let session = api.session.session();
-    if let Some(Trust::Foreign { found }) = &session.trust {
-        return Err(Failure::new(
-            axum::http::StatusCode::CONFLICT,
-            format!("the registry is that of cluster {found}"),
-        )
-        .with_remedy("adopt it from one of its own machines"));
-    }
+    may_adopt(&session, &snapshot)?;
     let seen = session.cluster.map_or(Epoch(0), |(_, epoch)| epoch);
     let stored = snapshot.cluster.as_ref().map_or(Epoch(0), |cluster| cluster.value.epoch);
     let mut report = effects(&api, &snapshot);
@@ -159,14 +155,38 @@ pub(super) async fn adopt(State(api): State<Api>, body: Body) -> Answer {
             (report.epoch, report.done) = (epoch.0, true);
             json(&report)
         }
-        Adopted::NotHeld => {
-            Err(Failure::new(axum::http::StatusCode::CONFLICT, "the registry is not on hold")
-                .with_remedy("nothing has to be adopted"))
+        Adopted::NotHeld => Err(Failure::new(StatusCode::CONFLICT, "the registry is not on hold")
+            .with_remedy("nothing has to be adopted")),
+        Adopted::NoCluster => Err(Failure::new(StatusCode::CONFLICT, "the registry holds no cluster")
+            .with_remedy("restore a backup of this cluster's registry")),
+    }
+}
+
+/// Only a machine that knows the registry for its own cluster's may confirm what is in it.
+fn may_adopt(session: &SessionReport, snapshot: &Snapshot) -> Result<(), Failure> {
+    let unjudged = || {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "this machine has not judged the registry yet")
+            .with_remedy("ask again in a few seconds; `fleetctl cluster status` shows what it is waiting for")
+    };
+    match &session.trust {
+        Some(Trust::Foreign { found }) => {
+            let message = format!("the registry is that of cluster {found}");
+            return Err(Failure::new(StatusCode::CONFLICT, message)
+                .with_remedy("adopt it from one of its own machines"));
         }
-        Adopted::NoCluster => {
-            Err(Failure::new(axum::http::StatusCode::CONFLICT, "the registry holds no cluster")
-                .with_remedy("restore a backup of this cluster's registry"))
+        Some(Trust::Join | Trust::Create) => {
+            let message = "this machine has not joined its cluster yet";
+            return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)
+                .with_remedy("ask again in a few seconds, or on a machine that belongs to the cluster"));
         }
+        None => return Err(unjudged()),
+        Some(_) => {}
+    }
+    // A registry that was exchanged since the last look at it is not the one that was judged.
+    let judged = session.cluster.as_ref().map(|(id, _)| id);
+    match &snapshot.cluster {
+        Some(stored) if Some(&stored.value.id) != judged => Err(unjudged()),
+        _ => Ok(()),
     }
 }
 
