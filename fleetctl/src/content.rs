@@ -31,6 +31,8 @@ pub enum ContentError {
     Nowhere(String),
     #[error("error Unit {0} does not seem to be a template unit")]
     NothingToReplaceWith(String),
+    #[error("can not replace Unit({unit}) in state '{state}' with {verb}; nothing was sent: {remedy}")]
+    NotInThisState { unit: String, state: String, verb: &'static str, remedy: String },
     #[error(transparent)]
     Refused(#[from] SubmitError),
 }
@@ -135,17 +137,9 @@ impl Wanted {
                 .map_err(|source| file_error(path, FileError::Read { path: "stdout".into(), source }))?;
             return Ok(None);
         }
-        let allowed: &[&str] = match verb {
-            Verb::Submit => &["inactive"],
-            Verb::Load => &["inactive", "loaded"],
-            _ => &["inactive", "loaded", "launched"],
-        };
-        if !allowed.contains(&unit.desired.as_str()) {
-            output::note(format!(
-                "Warning: can not replace Unit({}) in state '{}', use the appropriate command",
-                self.name, unit.desired
-            ));
-            return Ok(None);
+        if let Some(remedy) = remedy_for_replacing(verb, &unit.desired, self.name.as_str()) {
+            let (unit, state) = (self.name.to_string(), unit.desired.clone());
+            return Err(ContentError::NotInThisState { unit, state, verb: verb.as_str(), remedy });
         }
         Ok(Some(bytes))
     }
@@ -179,6 +173,19 @@ impl Wanted {
     fn template_path(&self) -> Option<PathBuf> {
         Some(self.path.with_file_name(self.name.template()?.as_str()))
     }
+}
+
+/// What to do where `verb` may not replace the text of a unit that is wanted so; none where it may. fleet 1.0 warned and
+/// went on without the new text: `load` then stopped the unit that was to be renewed.
+fn remedy_for_replacing(verb: Verb, desired: &str, unit: &str) -> Option<String> {
+    let renewing = match (verb, desired) {
+        (Verb::Submit, "loaded") => format!("fleetctl load --replace {unit} keeps it loaded"),
+        (Verb::Submit | Verb::Load, "launched") => {
+            format!("fleetctl start --replace {unit} runs the new text")
+        }
+        _ => return None,
+    };
+    Some(format!("{renewing}, and after fleetctl unload {unit} it can be replaced without running"))
 }
 
 /// The file that an argument means: the argument itself, with the suffix that its unit's name got.

@@ -277,6 +277,46 @@ async fn a_differing_local_file_is_a_warning_and_replace_sends_it() {
 }
 
 #[tokio::test]
+async fn a_replacement_that_the_state_forbids_is_refused_before_anything_is_sent() {
+    for (verb, state, next) in [
+        ("submit", "loaded", "fleetctl load --replace a.service"),
+        ("submit", "launched", "fleetctl start --replace a.service"),
+        ("load", "launched", "fleetctl start --replace a.service"),
+    ] {
+        let fake = Fake::new().on(UNITS, units(&[known("a.service", state), known("b.service", "inactive")]));
+        fake.file("a.service", "[Service]\nExecStart=/bin/false\n");
+        fake.file("b.service", "[Service]\nExecStart=/bin/false\n");
+        let output = fake.run(&[verb, "--replace", "b", "a"]).await;
+        assert!(
+            output.err.starts_with(&format!(
+                "Error creating units: can not replace Unit(a.service) in state '{state}' with {verb}; nothing was sent"
+            )),
+            "{}",
+            output.err
+        );
+        assert!(output.err.contains(next), "{}", output.err);
+        assert!(output.err.contains("fleetctl unload a.service"), "{}", output.err);
+        assert_eq!((output.out.as_str(), output.code), ("", Some(1)));
+        assert!(fake.seen(REQUESTS).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn start_replaces_the_text_of_a_launched_unit_and_load_that_of_a_loaded_one() {
+    for (verb, state) in [("start", "launched"), ("start", "loaded"), ("load", "loaded")] {
+        let after = if verb == "start" { "launched" } else { "loaded" };
+        let fake = Fake::new()
+            .on(UNITS, units(&[known("a.service", state)]))
+            .on(REQUESTS, results(&[accepted("a.service", after)]))
+            .on(WAIT, Answer::Lines(vec![done("a.service", after)]));
+        fake.file("a.service", "[Service]\nExecStart=/bin/false\n");
+        let output = fake.run(&[verb, "--replace", "a"]).await;
+        assert_eq!((output.err.as_str(), output.code), ("", Some(0)), "{verb} of {state}");
+        assert_eq!(fake.seen(REQUESTS)[0].body["actions"][0]["replace"], json!(true));
+    }
+}
+
+#[tokio::test]
 async fn an_instance_is_made_from_the_stored_template_before_the_local_one() {
     let template = json!({ "name": "web@.service", "hash": HASH, "desired": "inactive" });
     let created = json!({ "unit": "web@1.service", "ok": true, "created": true, "desired": "inactive" });
