@@ -81,9 +81,7 @@ async fn run_pack<S: Store + ?Sized>(
 fn ends_the_run(outcome: Option<&GroupOutcome>) -> bool {
     match outcome {
         Some(GroupOutcome::Fenced | GroupOutcome::Unknown(_)) => true,
-        Some(GroupOutcome::Failed(error)) => {
-            error.is_transient() || matches!(error, StoreError::NoSpace { .. } | StoreError::Corrupt { .. })
-        }
+        Some(GroupOutcome::Failed(error)) => error.is_transient() || error.is_for_every_write(),
         _ => false,
     }
 }

@@ -42,7 +42,7 @@ pub enum Outcome {
     Unknown(StoreError),
     /// The store refused it; nothing was written.
     Failed(StoreError),
-    /// Not tried, because an earlier write was fenced, unknown, or not answered.
+    /// Not tried, because an earlier write was fenced, unknown, not answered, or refused as every other would be.
     Skipped,
 }
 
@@ -64,7 +64,7 @@ impl Outcome {
     fn may_be_one_items(&self) -> bool {
         match self {
             Outcome::Conflict => true,
-            Outcome::Failed(error) => !error.is_transient(),
+            Outcome::Failed(error) => !error.is_transient() && !error.is_for_every_write(),
             _ => false,
         }
     }
@@ -73,7 +73,7 @@ impl Outcome {
     fn lets_go_on(&self) -> bool {
         match self {
             Outcome::Applied(_) | Outcome::Conflict => true,
-            Outcome::Failed(error) => !error.is_transient(),
+            Outcome::Failed(error) => !error.is_transient() && !error.is_for_every_write(),
             Outcome::Fenced | Outcome::Unknown(_) | Outcome::Skipped => false,
         }
     }

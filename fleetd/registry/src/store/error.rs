@@ -101,4 +101,9 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Timeout { .. })
     }
+
+    /// Any other write would be refused as well, until somebody has helped the store or its user.
+    pub fn is_for_every_write(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::Corrupt { .. } | Self::PermissionDenied { .. })
+    }
 }

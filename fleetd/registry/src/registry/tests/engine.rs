@@ -4,7 +4,7 @@ use super::*;
 use crate::codec::encode;
 use crate::memory::{Fault, Injection};
 use crate::registry::Outcome;
-use crate::store::Operation;
+use crate::store::{Operation, StoreError};
 
 fn names(count: usize) -> Vec<UnitName> {
     (0..count).map(|i| unit(&format!("u{i:04}.service"))).collect()
@@ -207,4 +207,24 @@ async fn who_holds_nothing_writes_nothing_into_an_emptied_store() {
     assert_eq!(fixture.registry.reanchor_witness(&machine("m1"), &witness(1), fence).await.unwrap(), None);
     let everything = crate::store::Range::new(fixture.registry.keys().whole());
     assert_eq!(fixture.store.range(everything).await.unwrap().count, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_every_write_is_asked_once() {
+    for refusal in [
+        StoreError::NoSpace { operation: Operation::Txn },
+        StoreError::Corrupt { operation: Operation::Txn, detail: "checksum".into() },
+        StoreError::PermissionDenied { operation: Operation::Txn, detail: "no role".into() },
+    ] {
+        let fixture = cluster().await;
+        let leader = fixture.lead("m1").await;
+        let groups: Vec<Group> = names(100).iter().zip(1..).map(|(name, i)| place(name, "m1", i)).collect();
+        let before = fixture.store.calls(Operation::Txn);
+        fixture.store.inject(Injection::next(Fault::Fail(refusal.clone())).times(200).on(Operation::Txn));
+        let outcomes = fixture.registry.apply_groups(leader, &groups, &asked("engine@m1")).await;
+        assert_eq!(fixture.store.calls(Operation::Txn) - before, 1, "{refusal}");
+        // 63 groups fill a transaction.
+        assert!(outcomes[..63].iter().all(|outcome| *outcome == Outcome::Failed(refusal.clone())));
+        assert!(outcomes[63..].iter().all(|outcome| *outcome == Outcome::Skipped));
+    }
 }
