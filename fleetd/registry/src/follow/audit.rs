@@ -40,7 +40,7 @@ impl<S: Store + Clone> Follower<S> {
             listing.kvs.into_iter().map(|kv| (kv.key, kv.mod_revision)).collect();
         let deadline = Instant::now() + self.options.audit_grace;
         let mut differences = self.differences(&store, revision);
-        while !differences.is_empty() && matches!(self.phase, Phase::Watching(_)) {
+        while !differences.is_empty() && matches!(self.phase, Phase::Watching { .. }) {
             if timeout_at(deadline, self.advance()).await.is_err() {
                 break;
             }
@@ -48,7 +48,7 @@ impl<S: Store + Clone> Follower<S> {
             differences = self.differences(&store, revision);
         }
         self.counters.count_audit(differences.len());
-        if !differences.is_empty() && matches!(self.phase, Phase::Watching(_)) {
+        if !differences.is_empty() && matches!(self.phase, Phase::Watching { .. }) {
             self.connect_after_failure();
         }
         Ok(AuditReport { revision, keys, differences })

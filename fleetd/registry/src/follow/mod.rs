@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 mod audit;
@@ -85,7 +85,10 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Connected, StoreError>> + S
 enum Phase {
     /// Listing and opening the watch, after a wait.
     Connecting(Connecting),
-    Watching(WatchStream),
+    Watching {
+        watch: WatchStream,
+        since: Instant,
+    },
 }
 
 /// See the module.
@@ -128,8 +131,7 @@ impl<S: Store + Clone> Follower<S> {
         match &mut self.phase {
             Phase::Connecting(connecting) => match connecting.await {
                 Ok((listing, watch)) => {
-                    self.backoff.reset();
-                    self.phase = Phase::Watching(watch);
+                    self.phase = Phase::Watching { watch, since: Instant::now() };
                     self.tell_listing(listing);
                 }
                 Err(error) => {
@@ -137,12 +139,12 @@ impl<S: Store + Clone> Follower<S> {
                     self.waiting.push_back(FollowEvent::Disconnected { error });
                 }
             },
-            Phase::Watching(watch) => match watch.next().await {
+            Phase::Watching { watch, .. } => match watch.next().await {
                 Some(WatchReply::Events(batch)) => self.tell_events(batch.events),
                 Some(WatchReply::Progress { .. }) => {}
                 Some(WatchReply::Compacted { revision }) => {
                     debug!(%revision, "watch overtaken by a compaction, listing anew");
-                    self.connect_after(Duration::ZERO);
+                    self.connect_after_failure();
                 }
                 Some(WatchReply::Cancelled { reason }) => {
                     debug!(%reason, "watch cancelled, listing anew");
@@ -154,11 +156,14 @@ impl<S: Store + Clone> Follower<S> {
     }
 
     fn connect_after_failure(&mut self) {
+        // Only a watch that outlived the longest wait shows that all is well again: one that is
+        // accepted and dies at once would have every follower list without a pause.
+        if let Phase::Watching { since, .. } = self.phase
+            && since.elapsed() >= self.options.backoff.most
+        {
+            self.backoff.reset();
+        }
         let wait = self.backoff.next();
-        self.connect_after(wait);
-    }
-
-    fn connect_after(&mut self, wait: Duration) {
         self.phase = Phase::Connecting(connect(&self.store, &self.options, &self.counters, wait));
     }
 

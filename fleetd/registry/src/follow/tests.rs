@@ -145,6 +145,48 @@ async fn store_that_is_away_is_retried_ever_more_slowly_and_each_failure_is_told
 }
 
 #[tokio::test(start_paused = true)]
+async fn watch_that_dies_at_once_is_renewed_ever_more_slowly() {
+    let store = MemoryStore::new(7);
+    let mut follower = follower(&store, "m1");
+    let begin = Instant::now();
+    for _ in 0..20 {
+        snapshot(&mut follower).await;
+        store.cancel_watches();
+    }
+    assert!(begin.elapsed() > Duration::from_secs(60), "{:?}", begin.elapsed());
+    // One that lived is renewed soon.
+    snapshot(&mut follower).await;
+    assert!(timeout(Duration::from_secs(10), follower.next()).await.is_err());
+    store.cancel_watches();
+    let begin = Instant::now();
+    snapshot(&mut follower).await;
+    assert!(begin.elapsed() <= Duration::from_millis(250), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn watch_that_compactions_overtake_at_once_is_renewed_ever_more_slowly() {
+    let store = MemoryStore::new(7);
+    let mut follower = follower(&store, "m1");
+    // Compacted all the time, and each watch opens late enough to be overtaken.
+    store.inject(Injection::next(Fault::Delay(Duration::from_millis(10))).on(Operation::Watch).times(10_000));
+    let compact = async {
+        loop {
+            let revision = put(&store, "/other", "x").await;
+            store.compact(revision).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let follow = async {
+        loop {
+            snapshot(&mut follower).await;
+        }
+    };
+    let minute = timeout(Duration::from_secs(60), async { tokio::join!(compact, follow) });
+    assert!(minute.await.is_err());
+    assert!(store.calls(Operation::Watch) < 25, "{}", store.calls(Operation::Watch));
+}
+
+#[tokio::test(start_paused = true)]
 async fn restored_store_shows_as_an_older_revision() {
     let store = MemoryStore::new(7);
     put(&store, "/k/1", "x").await;
