@@ -47,7 +47,7 @@ async fn hold<S: Store>(store: &S, options: &LeaseOptions, state: &State) {
             Ok(lease) => {
                 backoff.reset();
                 info!(lease = %options.name, id = %lease.id, ttl = ?lease.ttl, "lease granted");
-                state.send_replace(LeaseState::Held { id: lease.id, until: sent + lease.ttl });
+                note_held(options, state, lease.id, sent + lease.ttl, Operation::LeaseGrant);
                 renew_until_dead(store, options, state, lease, sent).await;
             }
             Err(error) => {
@@ -79,7 +79,15 @@ async fn renew_until_dead<S: Store>(
     let id = lease.id;
     let mut until = granted + lease.ttl;
     let mut next = granted + lease.ttl / 3;
+    let mut last_error = None;
     loop {
+        // After a failure the time may be up before the next attempt; it must not read as held then.
+        if until < next
+            && let Some(error) = last_error.take()
+        {
+            sleep_until(until).await;
+            note_silence(options, state, id, until, error);
+        }
         sleep_until(next).await;
         let sent = Instant::now();
         match renew(store, id, until).await {
@@ -91,13 +99,14 @@ async fn renew_until_dead<S: Store>(
             Ok(ttl) => {
                 until = sent + ttl;
                 next = sent + ttl / 3;
-                state.send_replace(LeaseState::Held { id, until });
+                note_held(options, state, id, until, Operation::LeaseKeepAlive);
             }
             Err(error) => {
                 // Soon again: a third of the time to live is for several attempts.
                 next = Instant::now() + lease.ttl / 12;
                 debug!(lease = %options.name, %id, %error, "lease not renewed");
-                note_silence(options, state, id, until, error);
+                note_silence(options, state, id, until, error.clone());
+                last_error = Some(error);
             }
         }
     }
@@ -114,6 +123,16 @@ async fn renew<S: Store>(store: &S, id: LeaseId, until: Instant) -> Result<Durat
     match timeout(after, call).await {
         Ok(result) => result,
         Err(_) => Err(StoreError::Timeout { operation: Operation::LeaseKeepAlive, after }),
+    }
+}
+
+/// An answer that comes after the time it gives is none.
+fn note_held(options: &LeaseOptions, state: &State, id: LeaseId, until: Instant, operation: Operation) {
+    if Instant::now() < until {
+        state.send_replace(LeaseState::Held { id, until });
+    } else {
+        let error = StoreError::Timeout { operation, after: options.ttl };
+        note_silence(options, state, id, until, error);
     }
 }
 
