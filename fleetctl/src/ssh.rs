@@ -17,6 +17,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 /// An answer through a tunnel may have to wait for a person who confirms a host key.
 const TUNNELED_RESPONSE: Duration = Duration::from_secs(60);
 
+/// Where the ssh behind a `ProxyCommand` connects to: the outer one puts the machine's address and port there.
+const MACHINE: &str = "[%h]:%p";
+
 /// The flags of fleet 1.0 about SSH.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshOptions {
@@ -36,8 +39,7 @@ impl SshOptions {
         let mut words = vec!["ssh".to_owned(), "-l".to_owned(), self.username.clone()];
         for option in [
             format!("ConnectTimeout={seconds}"),
-            // Quotes are OpenSSH's own, for paths with spaces.
-            format!("UserKnownHostsFile=\"{}\"", self.known_hosts_file.display()),
+            format!("UserKnownHostsFile={}", file_value(&self.known_hosts_file)),
             format!("StrictHostKeyChecking={strict}"),
         ] {
             words.extend(["-o".to_owned(), option]);
@@ -45,12 +47,13 @@ impl SshOptions {
         words
     }
 
-    /// The words that reach `tunnel`, the host last.
-    fn to_tunnel(&self, tunnel: &str) -> Vec<String> {
+    /// The words that reach `tunnel`; a command for it may follow.
+    fn to_tunnel(&self, tunnel: &str, forward_to: Option<&str>) -> Vec<String> {
         let (host, port) = host_and_port(tunnel);
         let mut words = self.base();
         words.extend(port.map(|port| ["-p".to_owned(), port.to_owned()]).into_iter().flatten());
-        words.push(host.to_owned());
+        words.extend(forward_to.map(|to| ["-W".to_owned(), to.to_owned()]).into_iter().flatten());
+        words.extend(destination(host));
         words
     }
 
@@ -64,39 +67,39 @@ impl SshOptions {
     ) -> Vec<String> {
         let mut words = self.base();
         if let Some(tunnel) = &self.tunnel {
-            let mut proxy = self.to_tunnel(tunnel);
-            let host = proxy.pop().expect("the words to a tunnel end in its host");
-            proxy.extend(["-W".to_owned(), "[%h]:%p".to_owned(), host]);
-            let proxy: Vec<String> = proxy.iter().map(|word| quoted(word)).collect();
+            let proxy: Vec<String> = self
+                .to_tunnel(tunnel, Some(MACHINE))
+                .iter()
+                // The outer ssh fills in its tokens before the shell reads the line.
+                .map(|word| quoted(&if word == MACHINE { word.clone() } else { without_tokens(word) }))
+                .collect();
             words.extend(["-o".to_owned(), format!("ProxyCommand={}", proxy.join(" "))]);
         }
         if forward_agent {
             words.push("-A".to_owned());
         }
         words.extend(port.map(|port| ["-p".to_owned(), port.to_owned()]).into_iter().flatten());
-        words.push(address.to_owned());
+        words.extend(destination(address));
         if !command.is_empty() {
             // Unquoted, as fleet 1.0: the remote shell reads the line.
-            words.extend(["--".to_owned(), command.join(" ")]);
+            words.push(command.join(" "));
         }
         words
     }
 
     /// The words that connect standard input and output with the API at `endpoint`, through `tunnel`.
     fn forward(&self, tunnel: &str, endpoint: &Endpoint) -> Vec<String> {
-        let mut words = self.to_tunnel(tunnel);
         match endpoint {
             Endpoint::Unix { path } => {
-                let remote = format!("fleetctl fd-forward {}", quoted(&path.display().to_string()));
-                words.extend(["--".to_owned(), remote]);
+                let mut words = self.to_tunnel(tunnel, None);
+                words.push(format!("fleetctl fd-forward {}", quoted(&path.display().to_string())));
+                words
             }
             Endpoint::Tcp { host, port, .. } => {
-                let tunnel = words.pop().expect("the words to a tunnel end in its host");
                 let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                words.extend(["-W".to_owned(), format!("{host}:{port}"), tunnel]);
+                self.to_tunnel(tunnel, Some(&format!("{host}:{port}")))
             }
         }
-        words
     }
 
     /// A client whose connections go through the tunnel, one `ssh` each.
@@ -150,9 +153,26 @@ fn host_and_port(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// One word for a shell.
+/// The host as the end of ssh's options: whatever it is called, it is none, and neither is the command behind it.
+fn destination(host: &str) -> [String; 2] {
+    ["--".to_owned(), host.to_owned()]
+}
+
+/// A file as the value of an option of OpenSSH, which reads quotes, backslashes and tokens in it.
+fn file_value(path: &Path) -> String {
+    let text = without_tokens(&path.display().to_string());
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', r#"\""#))
+}
+
+/// `text` where OpenSSH would take `%h` and its like for something else.
+fn without_tokens(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
+/// One word for a shell. It may be any: OpenSSH runs a `ProxyCommand` with the one of the user, and zsh takes brackets
+/// that match no file for an error.
 fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=%@[]".contains(c);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=@".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
@@ -218,10 +238,10 @@ mod tests {
     fn a_machine_is_reached_directly_or_through_the_tunnel() {
         let command = ["uptime".to_owned(), "-p".to_owned()];
         let words = options(None).to_machine("10.0.0.1", Some("2222"), true, &command);
-        assert_eq!(words.join(" "), format!("{BASE} -A -p 2222 10.0.0.1 -- uptime -p"));
+        assert_eq!(words.join(" "), format!("{BASE} -A -p 2222 -- 10.0.0.1 uptime -p"));
         assert_eq!(
             options(None).to_machine("10.0.0.1", None, false, &[]).join(" "),
-            format!("{BASE} 10.0.0.1")
+            format!("{BASE} -- 10.0.0.1")
         );
         let words = options(Some("bastion:2200")).to_machine("10.0.0.1", None, false, &[]);
         let proxy = words.iter().find(|word| word.starts_with("ProxyCommand=")).unwrap();
@@ -231,18 +251,57 @@ mod tests {
             ),
             "{proxy}"
         );
-        assert!(proxy.ends_with("-p 2200 -W [%h]:%p bastion"), "{proxy}");
+        assert!(proxy.ends_with("-p 2200 -W '[%h]:%p' -- bastion"), "{proxy}");
+    }
+
+    #[test]
+    fn a_host_is_never_an_option() {
+        let host = "-oProxyCommand=x";
+        let before = |words: &[String]| {
+            let at = words.iter().position(|word| word == host).expect("the host is a word of its own");
+            words[at - 1].clone()
+        };
+        assert_eq!(before(&options(None).to_machine(host, None, false, &["ls".to_owned()])), "--");
+        let endpoints = ["unix:///run/fleet.sock", "http://10.0.0.2:49153"];
+        for endpoint in endpoints.map(|text| Endpoint::parse(text).unwrap()) {
+            assert_eq!(before(&options(None).forward(host, &endpoint)), "--", "{endpoint}");
+        }
+        let words = options(Some(host)).to_machine("10.0.0.1", None, false, &[]);
+        let proxy = words.iter().find(|word| word.starts_with("ProxyCommand=")).unwrap();
+        assert!(proxy.ends_with(&format!(" -- {host}")), "{proxy}");
+    }
+
+    /// Each OpenSSH that reads a value takes one layer of `%%` away: the inner one of its files, the outer one of the
+    /// whole command.
+    #[test]
+    fn a_percent_sign_of_a_value_is_no_token_of_openssh() {
+        let with_percent = |tunnel| SshOptions {
+            username: "a%h".into(),
+            known_hosts_file: "/h/50% \"off\"/known_hosts".into(),
+            ..options(tunnel)
+        };
+        let words = with_percent(None).to_machine("10.0.0.1", None, false, &[]);
+        assert!(
+            words.contains(&"UserKnownHostsFile=\"/h/50%% \\\"off\\\"/known_hosts\"".to_owned()),
+            "{words:?}"
+        );
+        assert_eq!(words[2], "a%h");
+        let words = with_percent(Some("fe80::1%eth0")).to_machine("10.0.0.1", None, false, &[]);
+        let proxy = words.iter().find(|word| word.starts_with("ProxyCommand=")).unwrap();
+        assert!(proxy.starts_with("ProxyCommand=ssh -l 'a%%h' "), "{proxy}");
+        assert!(proxy.contains("/h/50%%%% "), "{proxy}");
+        assert!(proxy.ends_with(" -W '[%h]:%p' -- 'fe80::1%%eth0'"), "{proxy}");
     }
 
     #[test]
     fn the_api_is_forwarded_by_fd_forward_or_by_a_channel() {
         let unix = Endpoint::parse("unix:///run/my fleet.sock").unwrap();
         let words = options(None).forward("bastion", &unix);
-        assert_eq!(words.join(" "), format!("{BASE} bastion -- fleetctl fd-forward '/run/my fleet.sock'"));
+        assert_eq!(words.join(" "), format!("{BASE} -- bastion fleetctl fd-forward '/run/my fleet.sock'"));
         let tcp = Endpoint::parse("http://10.0.0.2:49153").unwrap();
         assert_eq!(
             options(None).forward("bastion:22", &tcp).join(" "),
-            format!("{BASE} -p 22 -W 10.0.0.2:49153 bastion")
+            format!("{BASE} -p 22 -W 10.0.0.2:49153 -- bastion")
         );
     }
 

@@ -269,7 +269,7 @@ fn fake_ssh(fake: &Fake) -> String {
     use std::os::unix::fs::PermissionsExt;
     let bin = fake.dir.path().join("bin");
     std::fs::create_dir(&bin).expect("a directory for programs");
-    let script = "#!/bin/sh\nprintf '%s\\n' \"$@\" > ssh.args\nwhile [ $# -gt 1 ] && [ \"$1\" != -- ]; do shift; done\nshift\n[ $# -gt 0 ] && exec sh -c \"$*\"\nexit 7\n";
+    let script = "#!/bin/sh\nprintf '%s\\n' \"$@\" > ssh.args\nwhile [ $# -gt 1 ] && [ \"$1\" != -- ]; do shift; done\nshift 2\n[ $# -gt 0 ] && exec sh -c \"$*\"\nexit 7\n";
     let text = fake.dir.path().join("ssh.sh");
     std::fs::write(&text, script).expect("a text");
     std::fs::set_permissions(&text, std::fs::Permissions::from_mode(0o755)).expect("an executable");
@@ -291,7 +291,7 @@ async fn a_tunnel_reaches_the_socket_by_fd_forward_over_there() {
     let words = std::fs::read_to_string(fake.dir.path().join("ssh.args")).unwrap();
     let socket = fake.dir.path().join("fleet.sock");
     assert!(
-        words.ends_with(&format!("-p\n2200\nbastion\n--\nfleetctl fd-forward {}\n", socket.display())),
+        words.ends_with(&format!("-p\n2200\n--\nbastion\nfleetctl fd-forward {}\n", socket.display())),
         "{words}"
     );
 }
@@ -315,7 +315,7 @@ async fn ssh_finds_machines_and_units_and_passes_the_exit_status() {
     assert_eq!((output.out.as_str(), output.code), ("2\n", Some(3)), "{}", output.err);
     assert_eq!(run(&["ssh", "--machine=12", "--", "exit", "4"]).await.code, Some(4));
     let words = std::fs::read_to_string(fake.dir.path().join("ssh.args")).unwrap();
-    assert!(words.ends_with("\n10.0.0.2\n--\nexit 4\n"), "{words}");
+    assert!(words.ends_with("\n--\n10.0.0.2\nexit 4\n"), "{words}");
     for (arguments, message) in [
         (&["ssh"][..], "Unable to proceed: one machine or unit must be provided\n"),
         (&["ssh", "b"], "Unable to proceed: could not find matching unit or machine\n"),
@@ -329,5 +329,34 @@ async fn ssh_finds_machines_and_units_and_passes_the_exit_status() {
     ] {
         let output = run(arguments).await;
         assert_eq!((output.err.as_str(), output.code), (message, Some(1)), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn ssh_is_not_run_for_an_address_that_is_no_ip_address() {
+    for published in ["-oProxyCommand=touch${IFS}x", "bastion", "10.0.0.1 -A"] {
+        let machines =
+            json!({ "machines": [{ "id": "1111111111111111", "ip": published, "state": "present" }] });
+        let unit = json!({ "name": "a.service", "desired": "launched",
+            "placement": { "machine": { "id": "1111111111111111", "ip": published } } });
+        let fake = Fake::new()
+            .on("GET /fleet/v2/machines", Answer::ok(machines))
+            .on("GET /fleet/v2/units/a.service", Answer::ok(unit));
+        let path = fake_ssh(&fake);
+        for arguments in [["ssh", "a"], ["ssh", "--machine=11"]] {
+            let mut command = fake.command(&arguments);
+            command.env("PATH", &path).env("HOME", fake.dir.path());
+            let output = super::fake::finish(command).await;
+            assert_eq!(
+                (output.err, output.code),
+                (
+                    format!(
+                        "The machine publishes {published:?}, which is no IP address; correct its public_ip.\n"
+                    ),
+                    Some(1)
+                )
+            );
+        }
+        assert!(!fake.dir.path().join("ssh.args").exists());
     }
 }
