@@ -18,7 +18,8 @@ use crate::settings::GlobalFlags;
     disable_version_flag = true,
     max_term_width = 100,
     after_help = "Unambiguous beginnings of commands work: fleetctl list-m.\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong usage, 4 still pending, 5 no machine can take it, 6 nobody leads."
+                  Exit codes: 0 done, 1 failed or no answer from the API, 2 wrong usage, 4 still pending,\n\
+                  5 no machine can take it, 6 nobody leads or the registry does not answer."
 )]
 pub struct Cli {
     #[command(flatten)]

@@ -105,7 +105,12 @@ pub fn trouble(verb: Verb, unit: &str, outcome: &Outcome) -> Option<(String, Exi
             ),
             Exit::NO_ANSWER,
         ),
-        Outcome::Unreachable(error) => (format!("unit {unit}: {error}"), Exit::FAILED),
+        Outcome::Unreachable(error) => (
+            format!(
+                "unit {unit}: {error}\n  only the wait failed: the request is stored and is carried out; see fleetctl list-unit-files"
+            ),
+            Exit::FAILED,
+        ),
     };
     Some((text, exit))
 }

@@ -5,6 +5,7 @@
 
 mod waiter;
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use fleet_api::client::{ClientError, NdjsonStream};
@@ -17,6 +18,8 @@ use crate::report;
 use waiter::Waiter;
 pub use waiter::{Goal, Outcome};
 
+/// Said when not even one attempt came to an end.
+const NEVER_HEARD: &str = "no answer from the API before the time was over; check that fleetd runs there";
 /// Between two attempts to open the stream again.
 const BETWEEN_STREAMS: Duration = Duration::from_millis(500);
 
@@ -34,7 +37,7 @@ pub async fn wait<E>(
 ) -> Result<(), E> {
     let deadline = Instant::now() + limit;
     let waiter = Waiter::new(goal, units.iter().map(|unit| unit.unit.clone()), deadline);
-    Wait { connection, units, waiter, live, settled, trouble: None }.run().await
+    Wait { connection, units, waiter, live, settled, trouble: Some(NEVER_HEARD.to_owned()) }.run().await
 }
 
 /// The I/O around a [`Waiter`].
@@ -44,7 +47,8 @@ struct Wait<'a, S> {
     waiter: Waiter,
     live: &'a mut Live,
     settled: S,
-    /// Why there is no stream now.
+    /// Why the API counts as unreachable: what the last attempt to open the stream ended with. That an open stream breaks
+    /// is none yet; the next attempt shows.
     trouble: Option<String>,
 }
 
@@ -57,13 +61,16 @@ impl<E, S: FnMut(&mut Live, &str, &Outcome) -> Result<(), E>> Wait<'_, S> {
                 () = tokio::time::sleep_until(deadline) => None,
             };
             match opened {
-                Some(Ok(stream)) => self.follow(stream).await?,
+                Some(Ok(stream)) => {
+                    self.trouble = None;
+                    self.follow(stream).await?;
+                }
                 Some(Err(error)) if error.api().is_some_and(|(status, _)| status < 500) => {
                     // The server understood and refuses: asking again would get the same answer.
                     let refused = self.waiter.end(&Outcome::Unreachable(error.to_string()));
                     return self.report(refused);
                 }
-                Some(Err(error)) => self.without_stream(&error),
+                Some(Err(error)) => self.failed(error.api().map(|(status, _)| status), &error),
                 None => {}
             }
             if self.waiter.is_over() {
@@ -72,8 +79,8 @@ impl<E, S: FnMut(&mut Live, &str, &Outcome) -> Result<(), E>> Wait<'_, S> {
             // Not in a tight loop: a server that is being restarted needs a moment.
             tokio::time::sleep_until(deadline.min(Instant::now() + BETWEEN_STREAMS)).await;
             let now = Instant::now();
-            let ended = match self.trouble.take() {
-                Some(trouble) if now >= deadline => self.waiter.end(&Outcome::Unreachable(trouble)),
+            let ended = match &self.trouble {
+                Some(trouble) if now >= deadline => self.waiter.end(&Outcome::Unreachable(trouble.clone())),
                 _ => self.waiter.tick(now),
             };
             self.report(ended)?;
@@ -86,16 +93,21 @@ impl<E, S: FnMut(&mut Live, &str, &Outcome) -> Result<(), E>> Wait<'_, S> {
         self.connection.wait(&WaitRequest { units: left, until: WaitFor::Done }).await
     }
 
-    fn without_stream(&mut self, error: &ClientError) {
+    /// There is an answer, or none at all, that is no stream.
+    fn failed(&mut self, status: Option<u16>, error: &dyn Display) {
         // 503: fleetd is there and cannot reach the registry.
-        let no_registry = error.api().is_some_and(|(status, _)| status == 503);
-        self.waiter.line(WaitLine::NoRegistry { no_registry, since: 0 }, Instant::now());
-        self.trouble = (!no_registry).then(|| error.to_string());
+        if status == Some(503) {
+            self.waiter.line(WaitLine::NoRegistry { no_registry: true, since: 0 }, Instant::now());
+            self.trouble = None;
+        } else {
+            self.waiter.forget_silence();
+            self.trouble = Some(error.to_string());
+        }
     }
 
     /// Until everything is settled, the stream ends, or the time is over.
     async fn follow(&mut self, mut stream: NdjsonStream) -> Result<(), E> {
-        self.waiter.forget_silence();
+        let mut is_new = true;
         while !self.waiter.is_over() {
             self.live.draw();
             let next = tokio::select! {
@@ -108,16 +120,22 @@ impl<E, S: FnMut(&mut Live, &str, &Outcome) -> Result<(), E>> Wait<'_, S> {
                     self.waiter.end(&Outcome::Unreachable(error.to_string()))
                 }
                 Some(Ok(Some(WaitLine::Error { error }))) => {
-                    self.trouble = Some(error.to_string());
+                    self.failed(Some(error.code), &error);
                     return Ok(());
                 }
                 Some(Ok(Some(line))) => {
+                    if std::mem::take(&mut is_new) {
+                        self.waiter.forget_silence();
+                    }
                     self.show(&line);
                     self.waiter.line(line, Instant::now()).into_iter().collect()
                 }
-                Some(Ok(None)) => return Ok(()),
+                Some(Ok(None) | Err(ClientError::Transport { .. } | ClientError::Body { .. })) => {
+                    return Ok(());
+                }
+                // A server that is silent, or speaks otherwise than this program, is no better than none.
                 Some(Err(error)) => {
-                    self.trouble = Some(error.to_string());
+                    self.failed(None, &error);
                     return Ok(());
                 }
             };

@@ -27,7 +27,7 @@ pub enum Outcome {
     Pending(Option<Box<Progress>>),
     NoLeader,
     NoRegistry,
-    /// The API could not be asked until the time was over.
+    /// The API could not be asked until the time was over, or refused to answer.
     Unreachable(String),
 }
 
@@ -122,7 +122,8 @@ impl Waiter {
         Some((unit, outcome))
     }
 
-    /// A new stream begins with what is so; what an earlier one said may be over.
+    /// For a new stream, with its first line, and for an API that cannot be asked: what an earlier stream said may be
+    /// over, and is said again if it is not.
     pub fn forget_silence(&mut self) {
         (self.leaderless_since, self.registry_silent_since) = (None, None);
     }

@@ -1,8 +1,9 @@
 //! A server with canned answers on a unix socket, and the program run against it. Used by the tests of this directory.
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,10 @@ pub enum Answer {
     Lines(Vec<Value>),
     /// Lines, then silence on an open connection.
     LinesThenSilence(Vec<Value>),
+    /// Lines, then a connection that breaks.
+    LinesThenBreak(Vec<Value>),
+    /// Nothing at all, on an open connection.
+    Silence,
 }
 
 impl Answer {
@@ -39,33 +44,51 @@ impl Answer {
         Answer::Json(status, serde_json::json!({ "error": { "code": status, "message": message } }))
     }
 
-    fn response(self) -> Response<BoxBody<Bytes, Infallible>> {
+    fn response(self) -> Response<BoxBody<Bytes, io::Error>> {
         let text = |lines: &[Value]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let full = |text: String| Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();
+        let open = |lines: &[Value], is_breaking| {
+            OpenEnd { text: Some(text(lines)), is_breaking, is_sent: false }.boxed()
+        };
         let (status, body) = match self {
-            Answer::Json(status, value) => (status, Full::new(Bytes::from(value.to_string())).boxed()),
-            Answer::Text(text) => (200, Full::new(Bytes::from(text)).boxed()),
-            Answer::Lines(lines) => (200, Full::new(Bytes::from(text(&lines))).boxed()),
-            Answer::LinesThenSilence(lines) => (200, OpenEnd(Some(Bytes::from(text(&lines)))).boxed()),
+            Answer::Json(status, value) => (status, full(value.to_string())),
+            Answer::Text(text) => (200, full(text.to_owned())),
+            Answer::Lines(lines) => (200, full(text(&lines))),
+            Answer::LinesThenSilence(lines) => (200, open(&lines, false)),
+            Answer::LinesThenBreak(lines) => (200, open(&lines, true)),
+            Answer::Silence => unreachable!("silence is no response"),
         };
         Response::builder().status(status).body(body).expect("a canned answer is well-formed")
     }
 }
 
-/// A body that never ends.
-struct OpenEnd(Option<Bytes>);
+/// A body that never ends, or breaks.
+struct OpenEnd {
+    text: Option<String>,
+    is_breaking: bool,
+    is_sent: bool,
+}
 
 impl Body for OpenEnd {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
-        _context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.0.take() {
-            Some(bytes) => std::task::Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            None => std::task::Poll::Pending,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if let Some(text) = self.text.take() {
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from(text)))));
         }
+        if !self.is_breaking {
+            return Poll::Pending;
+        }
+        // The server sends what it has when there is nothing more at the moment.
+        if !std::mem::replace(&mut self.is_sent, true) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::ConnectionReset))))
     }
 }
 
@@ -179,15 +202,21 @@ pub async fn finish(mut command: Command) -> Output {
 async fn answer(
     script: Arc<Mutex<Script>>,
     request: Request<Incoming>,
-) -> Result<Response<BoxBody<Bytes, Infallible>>, hyper::Error> {
+) -> Result<Response<BoxBody<Bytes, io::Error>>, hyper::Error> {
     let what = format!("{} {}", request.method(), request.uri().path());
     let query = request.uri().query().unwrap_or_default().to_owned();
     let body = request.into_body().collect().await?.to_bytes();
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let mut script = script.lock().expect("no test panics while it holds the script");
-    let answers = script.answers.entry(what.clone()).or_default();
-    let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
-    let answer = answer.unwrap_or_else(|| Answer::error(404, &format!("no answer for {what}")));
-    script.seen.push(Seen { what, query, body });
+    let answer = {
+        let mut script = script.lock().expect("no test panics while it holds the script");
+        let answers = script.answers.entry(what.clone()).or_default();
+        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+        let answer = answer.unwrap_or_else(|| Answer::error(404, &format!("no answer for {what}")));
+        script.seen.push(Seen { what, query, body });
+        answer
+    };
+    if matches!(answer, Answer::Silence) {
+        std::future::pending::<()>().await;
+    }
     Ok(answer.response())
 }
