@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`ports`] | what the API asks of the other components |
 //! | [`listen`], [`server`] | sockets, connections and their limits |
+//! | `origin` | keeps web pages away from TCP listeners |
 //! | `v1`, `v2` | the resources |
 //! | `units` | reading and writing unit records, for both versions |
 //! | `views` | records as wire types |
@@ -18,6 +19,7 @@ mod failure;
 mod health;
 pub mod listen;
 mod metrics;
+mod origin;
 pub mod ports;
 pub(crate) mod query;
 mod route;

@@ -1,5 +1,7 @@
 //! Which path goes where, and what all answers have in common.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -9,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 use super::state::{Api, read_body};
-use super::{Failure, health, metrics, v1, v2};
+use super::{Failure, health, metrics, origin, v1, v2};
 
 pub(super) fn router(api: Api) -> Router {
     let nothing = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "");
@@ -25,6 +27,23 @@ pub(super) fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async { Failure::new(StatusCode::METHOD_NOT_ALLOWED, "") })
         .layer(middleware::from_fn_with_state(api.clone(), frame))
         .with_state(api)
+}
+
+/// The same for a listener that browsers can reach, on the machine of this name.
+pub(super) fn guarded(router: Router, hostname: &str) -> Router {
+    let own: Arc<str> = hostname.into();
+    router.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let judged = origin::judge(&request, &own);
+        async move {
+            match judged {
+                Ok(()) => next.run(request).await,
+                Err(failure) => {
+                    tracing::debug!(%failure, "a request was refused");
+                    failure.into_response()
+                }
+            }
+        }
+    }))
 }
 
 /// Cleans paths, bounds the time to the head of an answer, names the server.

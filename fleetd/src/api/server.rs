@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::listen::{self, ListenError, Listener};
-use super::route::router;
+use super::route::{guarded, router};
 use super::state::Api;
 use super::{Limits, Options};
 
@@ -27,6 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Service {
     listeners: Vec<Listener>,
     router: Router,
+    hostname: String,
     limits: Limits,
     shutdown: CancellationToken,
 }
@@ -53,8 +54,10 @@ impl Service {
             }
             listeners.push(listener);
         }
-        let (limits, shutdown) = (options.limits, options.shutdown.clone());
-        let service = Service { listeners, router: router(Api::new(options)), limits, shutdown };
+        let (limits, shutdown, hostname) =
+            (options.limits, options.shutdown.clone(), options.hostname.clone());
+        let router = router(Api::new(options));
+        let service = Service { listeners, router, hostname, limits, shutdown };
         Ok((Handle { tcp }, service))
     }
 
@@ -66,8 +69,12 @@ impl Service {
         let _guard = dropped.clone().drop_guard();
         let slots = Arc::new(Semaphore::new(self.limits.connections));
         for listener in self.listeners {
+            let router = match &listener {
+                Listener::Unix(_) => self.router.clone(),
+                Listener::Tcp(_) => guarded(self.router.clone(), &self.hostname),
+            };
             let connections = Connections {
-                router: self.router.clone(),
+                router,
                 header: self.limits.header,
                 slots: Arc::clone(&slots),
                 tasks: tasks.clone(),

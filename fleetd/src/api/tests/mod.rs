@@ -6,6 +6,7 @@ mod v1;
 mod wait;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,7 +25,8 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
@@ -65,6 +67,8 @@ struct Lab {
     registry: Registry,
     fake: Arc<Fake>,
     socket: PathBuf,
+    /// Where it listens besides, if a test's options say so.
+    tcp: Vec<SocketAddr>,
     directory: tempfile::TempDir,
     shutdown: CancellationToken,
 }
@@ -141,9 +145,9 @@ impl Lab {
             shutdown: shutdown.clone(),
         };
         change(&mut options);
-        let (_, service) = Service::bind(options).await.unwrap();
+        let (handle, service) = Service::bind(options).await.unwrap();
         tokio::spawn(service.run());
-        Lab { store, registry, fake, socket, directory, shutdown }
+        Lab { store, registry, fake, socket, tcp: handle.tcp, directory, shutdown }
     }
 
     fn client(&self) -> Client {
@@ -154,6 +158,12 @@ impl Lab {
     /// One request, with exactly these headers.
     async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         send(&self.socket, method, path, headers, body).await
+    }
+
+    /// The same over TCP.
+    async fn send_tcp(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        let stream = TcpStream::connect(self.tcp[0]).await.unwrap();
+        exchange(stream, method, path, headers, body).await
     }
 
     async fn get(&self, path: &str) -> Reply {
@@ -238,10 +248,20 @@ impl Drop for Lab {
 }
 
 async fn send(socket: &Path, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-    let stream = UnixStream::connect(socket).await.unwrap();
+    exchange(UnixStream::connect(socket).await.unwrap(), method, path, headers, body).await
+}
+
+/// Adds a `Host` that is no name of this machine, unless there is one.
+async fn exchange<S>(stream: S, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let mut request = http::Request::builder().method(method).uri(path).header("host", "fleet");
+    let mut request = http::Request::builder().method(method).uri(path);
+    if headers.iter().all(|(name, _)| *name != "host") {
+        request = request.header("host", "fleet");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -1,9 +1,11 @@
 //! Batches of v2: idempotence, conflicts, templates, refusals.
 
+use fleet_api::paths::REQUESTS;
 use fleet_api::v2::{
     Action, ChangeReport, ChangeRequest, ClusterView, EventList, Explanation, MachineList, UnitList,
     UnitView, Verb,
 };
+use fleet_core::records::DesiredState;
 use fleet_core::store_trust::Trust;
 use fleet_core::{ClusterId, Epoch};
 use fleet_registry::keys::Key;
@@ -11,7 +13,7 @@ use fleet_registry::memory::{Fault, Injection};
 use fleet_registry::store::Operation;
 use serde_json::json;
 
-use super::{Lab, OWN, TEXT, machine};
+use super::{Lab, OWN, TEXT, machine, name};
 
 #[tokio::test]
 async fn submit_start_and_list_over_the_socket() {
@@ -71,6 +73,45 @@ async fn a_write_whose_answer_is_lost_counts_once() {
 }
 
 #[tokio::test]
+async fn a_destroy_sent_again_after_its_unit_is_gone_spares_the_next_one_of_the_name() {
+    let lab = Lab::start().await;
+    lab.one("r1", Verb::Start, "a.service", Some(TEXT)).await;
+    lab.one("r2", Verb::Destroy, "a.service", None).await;
+    // What the engine does once no machine has it any more.
+    lab.delete(&Key::Unit(name("a.service"))).await;
+    let resent = |id: &str, verb, text: Option<&str>| ChangeRequest {
+        request_id: id.into(),
+        resent: true,
+        actions: vec![Action { text: text.map(str::to_owned), ..Action::new("a.service", verb) }],
+        ..ChangeRequest::default()
+    };
+    let start = resent("r1", Verb::Start, Some(TEXT));
+    let report: ChangeReport = lab.client().post(REQUESTS, &start).await.unwrap();
+    assert!(report.results[0].ok && report.results[0].created, "{report:?}");
+    assert_eq!(lab.registry.read_unit(&name("a.service")).await.unwrap(), None, "it stays destroyed");
+    lab.one("r3", Verb::Start, "a.service", Some(TEXT)).await;
+    let destroy = resent("r2", Verb::Destroy, None);
+    let report: ChangeReport = lab.client().post(REQUESTS, &destroy).await.unwrap();
+    assert!(report.results[0].ok && report.results[0].changed, "{report:?}");
+    assert_eq!(lab.record("a.service").await.desired, DesiredState::Launched);
+    // What was never carried out is carried out now.
+    let stop = resent("r4", Verb::Stop, None);
+    let report: ChangeReport = lab.client().post(REQUESTS, &stop).await.unwrap();
+    assert_eq!(report.results[0].desired, "loaded");
+}
+
+#[tokio::test]
+async fn a_unit_named_twice_is_one_only_if_nothing_differs() {
+    let lab = Lab::start().await;
+    let action = |text: &str| Action { text: Some(text.into()), ..Action::new("a.service", Verb::Start) };
+    let other = "[Service]\nExecStart=/bin/sleep 2d\n";
+    let results = lab.change("r1", vec![action(TEXT), action(TEXT), action(other)]).await;
+    assert!(results[0].ok && results[1].ok, "{results:?}");
+    assert_eq!(results[2].error.as_ref().unwrap().code, 400);
+    assert_eq!(lab.record("a.service").await.counters.start, 1);
+}
+
+#[tokio::test]
 async fn units_of_a_batch_are_judged_each_for_itself() {
     let lab = Lab::start().await;
     let action = |unit: &str, verb, text: &str| Action { text: Some(text.into()), ..Action::new(unit, verb) };
@@ -96,7 +137,7 @@ async fn units_of_a_batch_are_judged_each_for_itself() {
                     "[Install]\nAlias=a.service\n[Service]\nExecStart=/bin/true\n",
                 ),
                 Action::new("e.service", Verb::Stop),
-                Action { force: true, ..Action::new("a.service", Verb::Submit) },
+                Action { force: true, ..action("f.service", Verb::Submit, TEXT) },
                 Action::new("a.service", Verb::Destroy),
             ],
         )

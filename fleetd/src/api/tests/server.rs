@@ -78,6 +78,36 @@ async fn a_web_page_cannot_change_anything() {
     assert_eq!(reply.code(), 415);
 }
 
+/// Also listens on TCP, on a port of the kernel's choice.
+fn with_tcp(options: &mut super::super::Options) {
+    options.listen.push(Listen::Tcp(([127, 0, 0, 1], 0).into()));
+}
+
+#[tokio::test]
+async fn over_tcp_only_names_of_this_machine_and_its_own_pages_are_answered() {
+    let lab = Lab::with(Limits::default(), with_tcp).await;
+    for (headers, code) in [
+        (&[("host", "localhost:49153")][..], 200),
+        (&[("host", "127.0.0.1:49153")], 200),
+        (&[("host", "[::1]:49153")], 200),
+        (&[("host", "HOST:49153")], 200),
+        (&[("host", "rebound.example.org:49153")], 403),
+        (&[("host", "localhost:49153"), ("origin", "http://localhost:49153")], 200),
+        (&[("host", "localhost:49153"), ("origin", "http://example.org")], 403),
+        (&[("host", "localhost:49153"), ("origin", "null")], 403),
+    ] {
+        for path in ["/fleet/v1/units", "/fleet/v2/units", "/healthz"] {
+            let reply = lab.send_tcp(Method::GET, path, headers, "").await;
+            assert_eq!(reply.code(), code, "{path} {headers:?}: {}", reply.body);
+            if code == 403 {
+                assert!(reply.json()["error"]["remedy"].as_str().is_some(), "{}", reply.body);
+            }
+        }
+    }
+    let other = [("host", "anything"), ("origin", "http://example.org")];
+    assert_eq!(lab.send(Method::GET, "/fleet/v1/units", &other, "").await.code(), 200);
+}
+
 #[tokio::test]
 async fn ready_means_presence_and_a_first_pass() {
     let lab = Lab::start().await;

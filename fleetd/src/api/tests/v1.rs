@@ -2,6 +2,8 @@
 
 use fleet_core::records::DesiredState;
 use fleet_registry::keys::Key;
+use fleet_registry::memory::{Fault, Injection};
+use fleet_registry::store::Operation;
 use http::Method;
 use serde_json::json;
 
@@ -250,4 +252,21 @@ async fn without_the_registry_every_answer_is_503_in_time() {
     lab.store.set_all_links(fleet_registry::memory::Link::Silent);
     assert_eq!(lab.get("/fleet/v1/units").await.body, expected);
     assert!(lab.registry.read_unit(&name("a.service")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_put_whose_answer_from_the_store_is_lost_counts_once_and_is_answered_as_ever() {
+    for skip in 0..6 {
+        let lab = Lab::start().await;
+        let lost = Injection::next(Fault::DropReply).on(Operation::Txn);
+        lab.store.inject(lost.after(skip));
+        let created = lab.put("a.service", &json!({"options": options(), "desiredState": "launched"})).await;
+        lab.store.clear_faults();
+        let found = lab.registry.read_unit(&name("a.service")).await.unwrap();
+        match created.code() {
+            201 => assert_eq!(found.unwrap().value.counters.start, 1, "after {skip}"),
+            // A read that failed: nothing was written.
+            _ => assert_eq!(found, None, "after {skip}: {}", created.body),
+        }
+    }
 }
