@@ -32,6 +32,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Length of a machine id; anything shorter is the beginning of one.
+pub const MACHINE_ID_LENGTH: usize = 32;
+
+/// The beginning of a machine's id in what someone has typed or copied from a list: `1f0c44d2`, `1f0c44d2...`,
+/// `1f0c44d2.../10.0.0.1`. None if it names no machine: nothing is the beginning of every id.
+pub fn machine_beginning(text: &str) -> Option<&str> {
+    let id = match text.split_once('/') {
+        Some((id, _)) if id.is_empty() || id.ends_with("...") || id.len() >= MACHINE_ID_LENGTH => id,
+        _ => text,
+    };
+    let id = id.trim_end_matches('.');
+    (!id.is_empty()).then_some(id)
+}
+
 /// Where the text of a unit may come from.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ContentFlags {
@@ -145,6 +159,19 @@ mod tests {
         assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m30s"), Ok(Duration::from_secs(150)));
         assert!(duration("0").is_err() && duration("-1").is_err() && duration("soon").is_err());
+    }
+
+    #[test]
+    fn machines_are_named_as_lists_show_them_and_nothing_names_none() {
+        for text in ["1f0c44d2", "1f0c44d2...", "1f0c44d2.../10.0.0.1", "1f0c44d2.../fd00::1"] {
+            assert_eq!(machine_beginning(text), Some("1f0c44d2"), "{text}");
+        }
+        let full = "1f0c44d2".repeat(4);
+        assert_eq!(machine_beginning(&format!("{full}/10.0.0.1")), Some(full.as_str()));
+        assert_eq!(machine_beginning("units/web"), Some("units/web"));
+        for text in ["", "...", "/10.0.0.1", "/units/web"] {
+            assert_eq!(machine_beginning(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -7,11 +7,8 @@ use fleet_api::v2::Requester;
 use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
-use crate::flags::{OutputFlag, ReasonFlag};
+use crate::flags::{MACHINE_ID_LENGTH, OutputFlag, ReasonFlag, machine_beginning};
 use crate::output::{self, json};
-
-/// Length of a machine id; anything shorter is the beginning of one.
-const ID_LENGTH: usize = 32;
 
 /// Say what became of a machine that is away
 #[derive(Args, Debug)]
@@ -64,10 +61,15 @@ pub async fn run(connection: &Connection, command: Machine) -> anyhow::Result<Ex
     Ok(Exit::DONE)
 }
 
-/// The full id of the only machine whose id begins with `beginning`. What is wrong is printed.
-pub async fn resolve(connection: &Connection, beginning: &str) -> Result<String, Exit> {
-    let beginning = beginning.trim_end_matches('.');
-    if beginning.len() >= ID_LENGTH {
+/// The full id of the only machine whose id begins as `named` does. What is wrong is printed.
+pub async fn resolve(connection: &Connection, named: &str) -> Result<String, Exit> {
+    let Some(beginning) = machine_beginning(named) else {
+        output::note(format!(
+            "No machine is named by {named:?}; give the beginning of an id, see fleetctl list-machines --all"
+        ));
+        return Err(Exit::FAILED);
+    };
+    if beginning.len() >= MACHINE_ID_LENGTH {
         return Ok(beginning.to_owned());
     }
     let list = connection.machines().await.map_err(|error| {

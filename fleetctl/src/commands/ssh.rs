@@ -6,7 +6,7 @@ use unit_files::client_unit_name;
 
 use crate::connection::Connection;
 use crate::exit::Exit;
-use crate::flags::go_bool;
+use crate::flags::{go_bool, machine_beginning};
 use crate::output;
 use crate::ssh::SshOptions;
 
@@ -101,8 +101,9 @@ pub async fn run(connection: &Connection, options: &SshOptions, command: Ssh) ->
     }
 }
 
-/// The address of the machine whose id begins so.
-async fn by_machine(connection: &Connection, beginning: &str) -> Result<String, TargetError> {
+/// The address of the machine whose id begins as `named` does.
+async fn by_machine(connection: &Connection, named: &str) -> Result<String, TargetError> {
+    let beginning = machine_beginning(named).ok_or(TargetError::NoMachine)?;
     let list = connection.machines().await?;
     let mut matching = list
         .machines

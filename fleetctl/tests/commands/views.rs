@@ -207,6 +207,41 @@ async fn machines_are_named_by_the_beginning_of_their_id() {
 }
 
 #[tokio::test]
+async fn a_machine_may_be_named_as_lists_show_it_and_must_be_named() {
+    const ID: &str = "1111111111111111aaaaaaaaaaaaaaaa";
+    let machines = json!({ "machines": [{ "id": ID, "ip": "10.0.0.1", "state": "present" }] });
+    let forget = format!("POST /fleet/v2/machines/{ID}/forget");
+    let fake = Fake::new()
+        .on("GET /fleet/v2/machines", Answer::ok(machines))
+        .on(&forget, Answer::ok(json!({ "changed": true, "text": "Forgot it." })));
+    let path = fake_ssh(&fake);
+    let run = async |arguments: &[&str]| {
+        let mut command = fake.command(arguments);
+        command.env("PATH", &path).env("HOME", fake.dir.path());
+        super::fake::finish(command).await
+    };
+    // What a script with an unset variable gives must not mean the only machine of a cluster.
+    for named in ["", "...", "/10.0.0.1"] {
+        let output = run(&["machine", "forget", named]).await;
+        assert_eq!(output.code, Some(1), "{named:?}");
+        assert!(output.err.starts_with("No machine is named"), "{}", output.err);
+        let output = run(&["ssh", "--machine", named]).await;
+        assert_eq!(
+            (output.err.as_str(), output.code),
+            ("Unable to proceed: machine does not exist\n", Some(1))
+        );
+        assert_eq!(run(&["ssh", named]).await.code, Some(1), "{named:?}");
+    }
+    assert!(fake.seen(&forget).is_empty());
+    for named in ["11111111", "11111111...", "11111111.../10.0.0.1", ID, &format!("{ID}/10.0.0.1")] {
+        let output = run(&["machine", "forget", named]).await;
+        assert_eq!((output.out.as_str(), output.code), ("Forgot it.\n", Some(0)), "{named}: {}", output.err);
+        assert_eq!(run(&["ssh", named, "exit", "3"]).await.code, Some(3), "{named}");
+        assert_eq!(run(&["ssh", "--machine", named, "exit", "3"]).await.code, Some(3), "{named}");
+    }
+}
+
+#[tokio::test]
 async fn cluster_status_says_who_leads_and_what_is_held_back() {
     let view = json!({ "id": "c1", "epoch": 2, "store": { "kind": "etcd", "revision": 9, "answers": true },
         "hold": { "by": "1111111111111111", "since": 1_700_000_000_000_u64, "why": "revision went back" },
