@@ -95,7 +95,12 @@ pub struct Limits {
     pub v1_body: usize,
     /// Body of a v2 request, in bytes: a batch of many units.
     pub v2_body: usize,
+    /// Open at once, of each listener: those of one take none from another.
     pub connections: usize,
+    /// How long a client on TCP may leave what is sent to it unread.
+    pub stall: Duration,
+    /// The same on a unix socket, where a person may be reading a journal page by page.
+    pub patience: Duration,
     /// Between two lines of a stream.
     pub heartbeat: Duration,
     /// How long nobody leads before a wait says so: longer than an orderly handover.
@@ -111,6 +116,8 @@ impl Default for Limits {
             v1_body: 1 << 20,
             v2_body: 32 << 20,
             connections: 1024,
+            stall: Duration::from_secs(30),
+            patience: Duration::from_secs(600),
             heartbeat: Duration::from_secs(5),
             leaderless: Duration::from_secs(2),
         }

@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -67,16 +68,15 @@ impl Service {
         // Whoever drops this future ends what it has started: a connection must not outlive its fleetd.
         let dropped = CancellationToken::new();
         let _guard = dropped.clone().drop_guard();
-        let slots = Arc::new(Semaphore::new(self.limits.connections));
         for listener in self.listeners {
-            let router = match &listener {
-                Listener::Unix(_) => self.router.clone(),
-                Listener::Tcp(_) => guarded(self.router.clone(), &self.hostname),
+            let (router, stall) = match &listener {
+                Listener::Unix(_) => (self.router.clone(), self.limits.patience),
+                Listener::Tcp(_) => (guarded(self.router.clone(), &self.hostname), self.limits.stall),
             };
             let connections = Connections {
                 router,
-                header: self.limits.header,
-                slots: Arc::clone(&slots),
+                bounds: Bounds { header: self.limits.header, stall, keep_alive: true },
+                slots: Arc::new(Semaphore::new(self.limits.connections)),
                 tasks: tasks.clone(),
                 shutdown: self.shutdown.clone(),
                 dropped: dropped.clone(),
@@ -94,7 +94,7 @@ impl Service {
 
 struct Connections {
     router: Router,
-    header: Duration,
+    bounds: Bounds,
     slots: Arc<Semaphore>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -134,10 +134,10 @@ impl Connections {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (router, header, shutdown) = (self.router.clone(), self.header, self.shutdown.clone());
+        let (router, bounds, shutdown) = (self.router.clone(), self.bounds, self.shutdown.clone());
         let dropped = self.dropped.clone();
         self.tasks.spawn(async move {
-            dropped.run_until_cancelled(serve_connection(stream, router, header, shutdown)).await;
+            dropped.run_until_cancelled(serve_connection(stream, router, bounds, shutdown)).await;
             drop(slot);
         });
     }
@@ -148,19 +148,34 @@ enum Stream {
     Tcp(tokio::net::TcpStream),
 }
 
+/// How long one connection may make others wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// For the head of a request.
+    pub header: Duration,
+    /// Without a byte taken of what is sent.
+    pub stall: Duration,
+    /// Whether another request may follow.
+    pub keep_alive: bool,
+}
+
 /// Serves one connection until its end, or until the shutdown and the end of its open request.
 pub(crate) async fn serve_connection<S>(
     stream: S,
     router: Router,
-    header: Duration,
+    bounds: Bounds,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    // Hyper bounds what it reads, and nothing that it writes.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(bounds.stall));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .header_read_timeout(bounds.header)
+        .keep_alive(bounds.keep_alive)
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => log_end(ended),

@@ -24,7 +24,7 @@ use unit_files::UnitName;
 use super::keys::fingerprint;
 use super::{Options, greeting, pin, published};
 use crate::api::query::Query;
-use crate::api::server::serve_connection;
+use crate::api::server::{Bounds, serve_connection};
 use crate::api::tools::{JournalOptions, LocalTools};
 use crate::api::{Failure, v2};
 
@@ -33,7 +33,9 @@ pub(super) const JOURNAL: &str = "/peer/v1/units/{name}/journal";
 
 /// For TLS, greeting and the look into the registry together.
 const OPENING: Duration = Duration::from_secs(5);
-const HEADER: Duration = Duration::from_secs(10);
+/// The other machine passes a journal on to somebody who may be reading it page by page.
+const BOUNDS: Bounds =
+    Bounds { header: Duration::from_secs(10), stall: Duration::from_secs(600), keep_alive: true };
 const CONNECTIONS: usize = 256;
 const DRAIN: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -133,7 +135,7 @@ impl Peers {
         match tokio::time::timeout(OPENING, self.open(acceptor, stream)).await {
             Ok(Ok((stream, machine))) => {
                 tracing::debug!(%machine, %from, "a machine asks");
-                serve_connection(stream, self.router, HEADER, self.shutdown).await;
+                serve_connection(stream, self.router, BOUNDS, self.shutdown).await;
             }
             Ok(Err(error)) => tracing::warn!(%error, %from, "a connection between machines was refused"),
             Err(_) => tracing::debug!(%from, "a connection between machines was not opened in time"),

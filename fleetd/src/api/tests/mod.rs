@@ -1,5 +1,6 @@
 //! The API against a store in memory, over a real unix socket.
 
+mod bounds;
 mod requests;
 mod server;
 mod v1;

@@ -14,10 +14,11 @@ use tokio::net::UnixStream;
 
 use super::super::listen::{ListenError, bind};
 use super::super::tools::LocalTools;
+use super::bounds::with_tcp;
 use super::{Lab, Limits, assert_record, name};
 use crate::config::Listen;
 
-fn script(directory: &Path, file: &str, body: &str) -> std::path::PathBuf {
+pub(super) fn script(directory: &Path, file: &str, body: &str) -> std::path::PathBuf {
     let path = directory.join(file);
     std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -78,11 +79,6 @@ async fn a_web_page_cannot_change_anything() {
     assert_eq!(reply.code(), 415);
 }
 
-/// Also listens on TCP, on a port of the kernel's choice.
-fn with_tcp(options: &mut super::super::Options) {
-    options.listen.push(Listen::Tcp(([127, 0, 0, 1], 0).into()));
-}
-
 #[tokio::test]
 async fn over_tcp_only_names_of_this_machine_and_its_own_pages_are_answered() {
     let lab = Lab::with(Limits::default(), with_tcp).await;
@@ -134,7 +130,7 @@ async fn metrics_are_in_the_text_format_of_prometheus() {
 }
 
 /// This machine runs a.service, as its agent says.
-fn runs_here(lab: &Lab) {
+pub(super) fn runs_here(lab: &Lab) {
     let row = json!({"uid": "u", "load": "loaded", "active": "active", "sub": "running"});
     assert_record::<StateRow>(&row);
     let row = serde_json::from_value(row).unwrap();
