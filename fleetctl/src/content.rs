@@ -65,7 +65,8 @@ pub struct Prepared {
     pub warnings: Vec<String>,
 }
 
-/// Looks up the content for `arguments`, in their order; a unit named twice is taken once.
+/// Looks up the content for `arguments`, in their order; a unit named twice is taken once. `quiet` is for programs, which
+/// get what is said here in the results.
 pub async fn prepare(
     connection: &Connection,
     arguments: &[String],
@@ -91,7 +92,7 @@ pub async fn prepare(
     let mut prepared = Vec::with_capacity(wanted.len());
     for one in wanted {
         let text = match known.get(one.name.as_str()) {
-            Some(unit) => one.of_known(unit, verb, replace)?,
+            Some(unit) => one.of_known(unit, verb, replace, quiet)?,
             None => one.of_new(&known)?,
         };
         let mut action = Action::new(one.name.as_str(), verb);
@@ -120,7 +121,13 @@ struct Wanted {
 
 impl Wanted {
     /// The text that is to replace the stored one, if any.
-    fn of_known(&self, unit: &UnitView, verb: Verb, replace: bool) -> Result<Option<Vec<u8>>, ContentError> {
+    fn of_known(
+        &self,
+        unit: &UnitView,
+        verb: Verb,
+        replace: bool,
+        quiet: bool,
+    ) -> Result<Option<Vec<u8>>, ContentError> {
         let template_path = self.template_path();
         let local =
             [Some(&self.path), template_path.as_ref()].into_iter().flatten().find(|path| path.exists());
@@ -133,8 +140,10 @@ impl Wanted {
         let path = local.ok_or_else(|| ContentError::NothingToReplaceWith(self.name.to_string()))?;
         let (bytes, file) = read_unit(path)?;
         if file.unit_hash().to_string() == unit.hash {
-            output::line(format!("Found same Unit({}) in Registry, nothing to do", self.name))
-                .map_err(|source| file_error(path, FileError::Read { path: "stdout".into(), source }))?;
+            if !quiet {
+                output::line(format!("Found same Unit({}) in Registry, nothing to do", self.name))
+                    .map_err(|source| file_error(path, FileError::Read { path: "stdout".into(), source }))?;
+            }
             return Ok(None);
         }
         if let Some(remedy) = remedy_for_replacing(verb, &unit.desired, self.name.as_str()) {

@@ -29,7 +29,7 @@ pub struct Destroy {
 }
 
 pub async fn run(connection: &Connection, command: Destroy) -> anyhow::Result<Exit> {
-    let units = match super::known_or_note(connection, Verb::Destroy, &command.units).await {
+    let units = match super::known_or_note(connection, Verb::Destroy, &command.units, command.output).await? {
         Ok(units) => units,
         Err(exit) => return Ok(exit),
     };

@@ -34,7 +34,7 @@ use crate::connection::Connection;
 use crate::content::{self, Prepared};
 use crate::exit::Exit;
 use crate::flags::{ContentFlags, OutputFlag, ReasonFlag, WaitFlags};
-use crate::output;
+use crate::output::{self, json};
 use crate::settings::Settings;
 
 /// Runs what was asked for.
@@ -89,9 +89,17 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
 }
 
 /// Said by every command that takes units and got none; exit 0 as in fleet 1.0, for scripts with an empty list.
-fn no_units_given() -> Exit {
-    output::note("No units given");
-    Exit::DONE
+fn no_units_given(json: bool) -> anyhow::Result<Exit> {
+    nothing_to_do("No units given", json)
+}
+
+/// A success that sends nothing. Programs get their document all the same.
+fn nothing_to_do(why: &str, json: bool) -> anyhow::Result<Exit> {
+    output::note(why);
+    if json {
+        json::print(&serde_json::json!({ "results": [] }))?;
+    }
+    Ok(Exit::DONE)
 }
 
 /// The common course of the commands that may create units.
@@ -104,10 +112,10 @@ async fn with_content(
     output: OutputFlag,
     reason: &ReasonFlag,
 ) -> anyhow::Result<Exit> {
-    if units.is_empty() {
-        return Ok(no_units_given());
-    }
     let json = output.is_json();
+    if units.is_empty() {
+        return no_units_given(json);
+    }
     let mut prepared = match content::prepare(connection, units, verb, content.replace, json).await {
         Ok(prepared) => prepared,
         Err(error) => return Ok(creation_failed(&error)),
@@ -138,24 +146,25 @@ async fn known_units(connection: &Connection, arguments: &[String]) -> Result<Ve
     Ok(names.iter().filter_map(|name| known.remove(name)).collect())
 }
 
-/// The common course of the commands that withdraw units: unknown names are skipped, and none known is no error.
+/// The common course of the commands that withdraw units: unknown names are skipped, and none known is no error. The
+/// inner error is the end of the command.
 async fn known_or_note(
     connection: &Connection,
     verb: Verb,
     arguments: &[String],
-) -> Result<Vec<UnitView>, Exit> {
+    output: OutputFlag,
+) -> anyhow::Result<Result<Vec<UnitView>, Exit>> {
     if arguments.is_empty() {
-        return Err(no_units_given());
+        return no_units_given(output.is_json()).map(Err);
     }
     match known_units(connection, arguments).await {
         Ok(units) if units.is_empty() => {
-            output::note("Units not found in registry");
-            Err(Exit::DONE)
+            nothing_to_do("Units not found in registry", output.is_json()).map(Err)
         }
-        Ok(units) => Ok(units),
+        Ok(units) => Ok(Ok(units)),
         Err(error) => {
             output::note(format!("Error {} units: {error}", crate::report::gerund(verb)));
-            Err(change::exit_of(&error))
+            Ok(Err(change::exit_of(&error)))
         }
     }
 }

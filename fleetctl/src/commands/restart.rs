@@ -31,10 +31,10 @@ pub struct Restart {
 }
 
 pub async fn run(connection: &Connection, command: Restart) -> anyhow::Result<Exit> {
-    if command.units.is_empty() {
-        return Ok(super::no_units_given());
-    }
     let json = command.output.is_json();
+    if command.units.is_empty() {
+        return super::no_units_given(json);
+    }
     let prepared = match content::prepare(connection, &command.units, Verb::Restart, false, json).await {
         Ok(prepared) => prepared,
         Err(error) => return Ok(super::creation_failed(&error)),

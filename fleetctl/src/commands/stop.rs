@@ -24,7 +24,7 @@ pub struct Stop {
 }
 
 pub async fn run(connection: &Connection, command: Stop) -> anyhow::Result<Exit> {
-    let units = match super::known_or_note(connection, Verb::Stop, &command.units).await {
+    let units = match super::known_or_note(connection, Verb::Stop, &command.units, command.output).await? {
         Ok(units) => units,
         Err(exit) => return Ok(exit),
     };

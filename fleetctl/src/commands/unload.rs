@@ -25,7 +25,7 @@ pub struct Unload {
 }
 
 pub async fn run(connection: &Connection, command: Unload) -> anyhow::Result<Exit> {
-    let units = match super::known_or_note(connection, Verb::Unload, &command.units).await {
+    let units = match super::known_or_note(connection, Verb::Unload, &command.units, command.output).await? {
         Ok(units) => units,
         Err(exit) => return Ok(exit),
     };

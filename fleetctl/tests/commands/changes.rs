@@ -405,6 +405,29 @@ async fn restart_says_so_and_refuses_what_is_inactive() {
 }
 
 #[tokio::test]
+async fn a_command_that_succeeds_with_json_prints_one_document() {
+    let fake = Fake::new()
+        .on(UNITS, units(&[known("a.service", "launched")]))
+        .on(REQUESTS, results(&[accepted("a.service", "launched")]))
+        .on(WAIT, Answer::Lines(vec![done("a.service", "launched")]));
+    fake.file("a.service", TEXT);
+    let output = fake.run(&["start", "--replace", "-o", "json", "a"]).await;
+    assert_eq!((&output.json()["results"][0]["unit"], output.code), (&json!("a.service"), Some(0)));
+
+    let fake = Fake::new().on(UNITS, units(&[]));
+    for verb in ["submit", "load", "start", "restart", "stop", "unload", "destroy"] {
+        let output = fake.run(&[verb, "-o", "json"]).await;
+        assert_eq!((output.json(), output.code), (json!({ "results": [] }), Some(0)), "{verb}");
+        assert_eq!(output.err, "No units given\n");
+    }
+    for verb in ["stop", "unload", "destroy"] {
+        let output = fake.run(&[verb, "-o", "json", "a"]).await;
+        assert_eq!((output.json(), output.code), (json!({ "results": [] }), Some(0)), "{verb}");
+        assert_eq!(output.err, "Units not found in registry\n");
+    }
+}
+
+#[tokio::test]
 async fn json_tells_the_outcome_of_every_unit() {
     let fake = Fake::new()
         .on(UNITS, units(&[known("a.service", "inactive")]))
