@@ -91,9 +91,9 @@ pub struct Limits {
     pub body: Duration,
     /// From the last byte of a request to the head of its answer.
     pub request: Duration,
-    /// Body of a v1 request, in bytes.
+    /// Body of a request, in bytes, also of one for an unknown path.
     pub v1_body: usize,
-    /// Body of a v2 request, in bytes: a batch of many units.
+    /// Body of a v2 request that names many units, in bytes.
     pub v2_body: usize,
     /// Open at once, of each listener: those of one take none from another.
     pub connections: usize,

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use fleet_api::paths;
 
 use super::state::{Api, read_body};
 use super::{Failure, health, metrics, origin, v1, v2};
@@ -16,8 +18,8 @@ use super::{Failure, health, metrics, origin, v1, v2};
 pub(super) fn router(api: Api) -> Router {
     let nothing = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "");
     Router::new()
-        .merge(v1::routes(fleet_api::paths::V1))
-        .merge(v1::routes(fleet_api::paths::V1_ALPHA))
+        .merge(v1::routes(paths::V1))
+        .merge(v1::routes(paths::V1_ALPHA))
         .merge(v2::routes())
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
@@ -70,7 +72,7 @@ async fn frame(State(api): State<Api>, request: Request, next: Next) -> axum::re
 /// The request with its whole body, so that a slow client is not taken for a slow registry.
 async fn received(api: &Api, request: Request) -> Result<Request, Failure> {
     let (head, body) = request.into_parts();
-    if head.method == Method::POST && head.uri.path().starts_with(fleet_api::paths::V2) {
+    if head.method == Method::POST && head.uri.path().starts_with(paths::V2) {
         // Also keeps web pages out: a browser asks before it sends this type to another origin.
         let media = head.headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
         let media = media.and_then(|media| media.split(';').next()).unwrap_or_default().trim();
@@ -79,13 +81,22 @@ async fn received(api: &Api, request: Request) -> Result<Request, Failure> {
             return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
     }
-    let limit = api.limits.v2_body.max(api.limits.v1_body);
+    let limit = body_limit(api, &head);
     match tokio::time::timeout(api.limits.body, read_body(body, limit)).await {
         Ok(bytes) => Ok(Request::from_parts(head, Body::from(bytes?))),
         Err(_) => {
             let message = format!("the request's body did not arrive within {:?}", api.limits.body);
             Err(Failure::new(StatusCode::REQUEST_TIMEOUT, message))
         }
+    }
+}
+
+/// Applied while reading, so that nobody fills the memory through a path that takes no such body.
+fn body_limit(api: &Api, head: &Parts) -> usize {
+    let path = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    match (&head.method, path) {
+        (&Method::POST, Some(paths::REQUESTS | paths::WAIT)) => api.limits.v2_body,
+        _ => api.limits.v1_body,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::super::Options;
@@ -52,4 +52,32 @@ async fn a_client_that_does_not_read_its_stream_is_dropped() {
     let headers = [("host", "localhost")];
     let next = tokio::time::timeout(DEADLINE, lab.send_tcp(Method::GET, "/healthz", &headers, "")).await;
     assert_eq!(next.expect("the TCP connection was kept").code(), 200);
+}
+
+#[tokio::test]
+async fn a_body_is_cut_off_at_the_limit_of_its_own_path() {
+    let limits = Limits { v1_body: 1000, ..Limits::default() };
+    let lab = Lab::with(limits, |_| {}).await;
+    for request in [
+        "PUT /fleet/v1/units/a.service",
+        "POST /nothing",
+        "POST /fleet/v2/nothing",
+        "POST /fleet/v2/cluster/adopt",
+        "GET /fleet/v2/requests",
+    ] {
+        let mut client = UnixStream::connect(&lab.socket).await.unwrap();
+        let head = format!(
+            "{request} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n"
+        );
+        // The rest of the body never comes.
+        client.write_all(&[head.as_bytes(), &[b' '; 2000]].concat()).await.unwrap();
+        let mut line = [0; 13];
+        let answered = tokio::time::timeout(DEADLINE, client.read_exact(&mut line)).await;
+        answered.expect("the whole body was waited for").unwrap();
+        assert_eq!(&line, b"HTTP/1.1 413 ", "{request}");
+    }
+    let blank = " ".repeat(2000);
+    let json = [("content-type", "application/json")];
+    let batch = lab.send(Method::POST, "/fleet/v2/requests", &json, &format!("{blank}{{}}")).await;
+    assert_ne!(batch.code(), 413, "{}", batch.body);
 }
