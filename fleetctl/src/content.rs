@@ -33,6 +33,8 @@ pub enum ContentError {
     NothingToReplaceWith(String),
     #[error("can not replace Unit({unit}) in state '{state}' with {verb}; nothing was sent: {remedy}")]
     NotInThisState { unit: String, state: String, verb: &'static str, remedy: String },
+    #[error("{first} and {other} are different texts for Unit({unit}); nothing was sent: name one of them")]
+    TwoTexts { unit: String, first: String, other: String },
     #[error(transparent)]
     Refused(#[from] SubmitError),
 }
@@ -74,12 +76,17 @@ pub async fn prepare(
     replace: bool,
     quiet: bool,
 ) -> Result<Vec<Prepared>, ContentError> {
-    let mut seen = BTreeSet::new();
-    let mut wanted = Vec::new();
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut places: BTreeMap<UnitName, usize> = BTreeMap::new();
     for argument in arguments {
         let name = UnitName::parse(&client_unit_name(argument))?;
-        if seen.insert(name.clone()) {
-            wanted.push(Wanted { argument: argument.clone(), path: local_path(argument), name });
+        let path = local_path(argument);
+        match places.get(&name) {
+            Some(&place) => wanted[place].others.push(path),
+            None => {
+                places.insert(name.clone(), wanted.len());
+                wanted.push(Wanted { argument: argument.clone(), path, name, others: Vec::new() });
+            }
         }
     }
     let mut names: BTreeSet<String> = BTreeSet::new();
@@ -117,9 +124,26 @@ struct Wanted {
     argument: String,
     path: PathBuf,
     name: UnitName,
+    /// Of further arguments that mean the same unit.
+    others: Vec<PathBuf>,
 }
 
 impl Wanted {
+    /// The text at `path`, which is to be sent; no other argument may have another one for the unit.
+    fn read(&self, path: &Path) -> Result<(Vec<u8>, UnitFile), ContentError> {
+        let (bytes, file) = read_unit(path)?;
+        for other in self.others.iter().filter_map(|other| self.local(other)) {
+            if read_unit(&other)?.0 != bytes {
+                return Err(ContentError::TwoTexts {
+                    unit: self.name.to_string(),
+                    first: path.display().to_string(),
+                    other: other.display().to_string(),
+                });
+            }
+        }
+        Ok((bytes, file))
+    }
+
     /// The text that is to replace the stored one, if any.
     fn of_known(
         &self,
@@ -128,17 +152,15 @@ impl Wanted {
         replace: bool,
         quiet: bool,
     ) -> Result<Option<Vec<u8>>, ContentError> {
-        let template_path = self.template_path();
-        let local =
-            [Some(&self.path), template_path.as_ref()].into_iter().flatten().find(|path| path.exists());
+        let local = self.local(&self.path);
         if !replace {
             if let Some(path) = local {
-                warn_if_different(unit, path, path == &self.path, &self.path);
+                warn_if_different(unit, &path, path == self.path, &self.path);
             }
             return Ok(None);
         }
-        let path = local.ok_or_else(|| ContentError::NothingToReplaceWith(self.name.to_string()))?;
-        let (bytes, file) = read_unit(path)?;
+        let path = &local.ok_or_else(|| ContentError::NothingToReplaceWith(self.name.to_string()))?;
+        let (bytes, file) = self.read(path)?;
         if file.unit_hash().to_string() == unit.hash {
             if !quiet {
                 output::line(format!("Found same Unit({}) in Registry, nothing to do", self.name))
@@ -157,12 +179,12 @@ impl Wanted {
     /// template and makes the unit from it.
     fn of_new(&self, known: &BTreeMap<String, UnitView>) -> Result<Option<Vec<u8>>, ContentError> {
         if self.path.exists() {
-            return Ok(Some(read_unit(&self.path)?.0));
+            return Ok(Some(self.read(&self.path)?.0));
         }
         let Some(template) = self.name.template() else {
             return Err(ContentError::Nowhere(self.name.to_string()));
         };
-        let local = self.template_path().filter(|path| path.exists());
+        let local = self.template_beside(&self.path).filter(|path| path.exists());
         match (known.get(template.as_str()), local) {
             (Some(unit), local) => {
                 if let Some(path) = local {
@@ -170,7 +192,7 @@ impl Wanted {
                 }
                 Ok(None)
             }
-            (None, Some(path)) => Ok(Some(read_unit(&path)?.0)),
+            (None, Some(path)) => Ok(Some(self.read(&path)?.0)),
             (None, None) => Err(ContentError::NoTemplate {
                 argument: self.argument.clone(),
                 template: template.to_string(),
@@ -178,9 +200,15 @@ impl Wanted {
         }
     }
 
+    /// The file for the unit at `path`, or that of its template.
+    fn local(&self, path: &Path) -> Option<PathBuf> {
+        let paths = [Some(path.to_path_buf()), self.template_beside(path)];
+        paths.into_iter().flatten().find(|path| path.exists())
+    }
+
     /// The template's file beside the argument's.
-    fn template_path(&self) -> Option<PathBuf> {
-        Some(self.path.with_file_name(self.name.template()?.as_str()))
+    fn template_beside(&self, path: &Path) -> Option<PathBuf> {
+        Some(path.with_file_name(self.name.template()?.as_str()))
     }
 }
 
@@ -262,8 +290,9 @@ mod tests {
             argument: "d/web@1".into(),
             path: local_path("d/web@1"),
             name: UnitName::parse("web@1.service").unwrap(),
+            others: Vec::new(),
         };
-        assert_eq!(one.template_path(), Some(PathBuf::from("d/web@.service")));
+        assert_eq!(one.template_beside(&one.path), Some(PathBuf::from("d/web@.service")));
     }
 
     #[test]

@@ -317,6 +317,38 @@ async fn start_replaces_the_text_of_a_launched_unit_and_load_that_of_a_loaded_on
 }
 
 #[tokio::test]
+async fn of_two_texts_for_one_unit_none_is_dropped_silently() {
+    let fake = Fake::new()
+        .on(UNITS, units(&[]))
+        .on(UNITS, units(&[known("a.service", "loaded")]))
+        .on(UNITS, units(&[]))
+        .on(UNITS, units(&[known("a.service", "loaded")]))
+        .on(REQUESTS, results(&[accepted("a.service", "launched")]))
+        .on(WAIT, Answer::Lines(vec![done("a.service", "launched")]));
+    for (dir, text) in [("old", TEXT), ("same", TEXT), ("new", "[Service]\nExecStart=/bin/false\n")] {
+        std::fs::create_dir(fake.dir.path().join(dir)).unwrap();
+        fake.file(&format!("{dir}/a.service"), text);
+    }
+    let output = fake.run(&["start", "old/a", "new/a.service"]).await;
+    assert_eq!(
+        (output.err.as_str(), output.code),
+        (
+            "Error creating units: old/a.service and new/a.service are different texts for Unit(a.service); nothing was sent: name one of them\n",
+            Some(1)
+        )
+    );
+    assert!(fake.seen(REQUESTS).is_empty());
+    let output = fake.run(&["start", "--replace", "old/a", "new/a"]).await;
+    assert!(output.err.contains("are different texts for Unit(a.service)"), "{}", output.err);
+    assert!(fake.seen(REQUESTS).is_empty());
+    // Equal texts are one, and a stored text that is not to be replaced counts before any file.
+    for arguments in [&["start", "old/a", "same/a", "a"][..], &["start", "old/a", "new/a"]] {
+        let output = fake.run(arguments).await;
+        assert_eq!(output.code, Some(0), "{arguments:?}: {}", output.err);
+    }
+}
+
+#[tokio::test]
 async fn an_instance_is_made_from_the_stored_template_before_the_local_one() {
     let template = json!({ "name": "web@.service", "hash": HASH, "desired": "inactive" });
     let created = json!({ "unit": "web@1.service", "ok": true, "created": true, "desired": "inactive" });
