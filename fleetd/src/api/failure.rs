@@ -1,5 +1,7 @@
 //! Every answer that is not a success.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -47,6 +49,26 @@ impl Failure {
     pub fn no_registry(why: impl std::fmt::Display) -> Failure {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, NO_REGISTRY)
             .with_remedy(format!("{why}; what runs keeps running. Check that etcd answers, then try again"))
+    }
+
+    /// What to answer when the time for an answer is over. Who kept it waiting is not known: registry, another machine,
+    /// or this one.
+    #[must_use]
+    pub fn late(after: Duration, is_change: bool) -> Failure {
+        let (message, remedy) = if is_change {
+            (
+                format!("no answer within {after:?}; the change may have been made"),
+                "`fleetctl events` and `fleetctl list-unit-files` show what was done; a batch that is sent again \
+                 under the same request id counts once. What runs keeps running",
+            )
+        } else {
+            (
+                format!("no answer within {after:?}"),
+                "the registry or a machine that was asked is slow; see `fleetctl cluster status`, then try again. \
+                 What runs keeps running",
+            )
+        };
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, message).with_remedy(remedy)
     }
 
     /// As API v1 had it: no remedies.

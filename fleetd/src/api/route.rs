@@ -103,7 +103,17 @@ fn body_limit(api: &Api, head: &Parts) -> usize {
 fn late(api: &Api, method: &Method, path: &str) -> Failure {
     let after = api.limits.request;
     tracing::warn!(%method, path, ?after, "no answer in time");
-    Failure::no_registry(format!("no answer within {after:?}"))
+    let is_change = !method.is_safe() && path != paths::WAIT;
+    let failure = Failure::late(after, is_change);
+    if path.starts_with(paths::V2) {
+        return failure;
+    }
+    // Without a remedy the message has to say it.
+    let mut failure = failure.without_remedy();
+    if is_change {
+        failure.message.push_str(": read what is wanted now before sending it again");
+    }
+    failure
 }
 
 /// The path without empty, `.` and `..` elements, if it has any.

@@ -24,7 +24,10 @@ use crate::api::Failure;
 use crate::api::ports::Peers;
 use crate::api::tools::JournalOptions;
 
-/// Shorter than the API gives its own clients, so that they hear what went wrong.
+/// For one question from the look into the registry to the head of the answer. Shorter than what the API gives its own
+/// clients, so that they hear what went wrong, and longer than what the other machine gives `systemctl`.
+const WITHIN: Duration = Duration::from_secs(7);
+/// Within that, of the single steps.
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(3),
     response: Duration::from_secs(7),
@@ -37,12 +40,13 @@ pub struct PeerClient {
     registry: Registry,
     machine: MachineId,
     keys: PeerKeys,
+    pub(super) within: Duration,
 }
 
 impl PeerClient {
     #[must_use]
     pub fn new(registry: Registry, machine: MachineId, keys: PeerKeys) -> PeerClient {
-        PeerClient { registry, machine, keys }
+        PeerClient { registry, machine, keys, within: WITHIN }
     }
 
     /// A client whose connections are to that machine, as it is present now, or to nobody.
@@ -65,6 +69,18 @@ impl PeerClient {
         let dial = move || connect(address.clone(), Arc::clone(&config), own.clone());
         Ok(Client::over(name, dial, TIMEOUTS))
     }
+
+    async fn bounded<T>(
+        &self,
+        machine: &MachineId,
+        question: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::time::timeout(self.within, question).await.unwrap_or_else(|_| {
+            let message = format!("machine {machine} gave no answer within {:?}", self.within);
+            Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, message)
+                .with_remedy("see `fleetctl list-machines`, try again, or ask on the machine itself"))
+        })
+    }
 }
 
 async fn connect(
@@ -84,7 +100,7 @@ async fn connect(
 impl Peers for PeerClient {
     async fn status(&self, machine: &MachineId, unit: &UnitName) -> Result<StatusReport, Failure> {
         let path = paths::fill(listener::STATUS, unit.as_str());
-        self.to(machine).await?.get(&path).await.map_err(failure)
+        self.bounded(machine, async { self.to(machine).await?.get(&path).await.map_err(failure) }).await
     }
 
     async fn journal(
@@ -96,7 +112,8 @@ impl Peers for PeerClient {
         let pairs = options.to_pairs();
         let path = paths::fill(listener::JOURNAL, unit.as_str());
         let path = paths::with_query(&path, pairs.iter().map(|(key, value)| (*key, value.as_str())));
-        self.to(machine).await?.get_stream(&path).await.map_err(failure)
+        self.bounded(machine, async { self.to(machine).await?.get_stream(&path).await.map_err(failure) })
+            .await
     }
 }
 

@@ -153,6 +153,21 @@ async fn without_the_registry_nobody_is_asked_and_the_reason_is_told() {
 }
 
 #[tokio::test]
+async fn a_machine_that_does_not_answer_is_named_before_the_own_client_gives_up() {
+    let mut pair = Pair::start().await;
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pair.address = mute.local_addr().unwrap();
+    pair.publish("m1", &pair.server_keys).await;
+    let mut client = pair.client("m2", &pair.client_keys);
+    client.within = Duration::from_millis(100);
+    let message = pair.refusal(&client).await;
+    assert_eq!(message, "machine m1 gave no answer within 100ms");
+    let options = JournalOptions { lines: None, follow: true, output: "cat".into() };
+    let failure = client.journal(&machine("m1"), &unit(), &options).await.err().unwrap();
+    assert_eq!(failure.message, "machine m1 gave no answer within 100ms");
+}
+
+#[tokio::test]
 async fn the_listener_refuses_callers_that_it_cannot_look_up() {
     let pair = Pair::start().await;
     let keys = pair.client_keys.clone();

@@ -1,14 +1,21 @@
 //! What one client can take from the others: connections, memory, time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use fleet_api::client::NdjsonStream;
+use fleet_api::v2::{StatusReport, Verb};
+use fleet_core::MachineId;
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use unit_files::UnitName;
 
-use super::super::Options;
+use super::super::ports::Peers;
+use super::super::tools::JournalOptions;
+use super::super::{Failure, Options};
 use super::server::{runs_here, script};
-use super::{Lab, Limits};
+use super::{Lab, Limits, TEXT};
 use crate::config::Listen;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -80,4 +87,59 @@ async fn a_body_is_cut_off_at_the_limit_of_its_own_path() {
     let json = [("content-type", "application/json")];
     let batch = lab.send(Method::POST, "/fleet/v2/requests", &json, &format!("{blank}{{}}")).await;
     assert_ne!(batch.code(), 413, "{}", batch.body);
+}
+
+/// Machines that are asked and say nothing.
+struct Mute;
+
+#[async_trait::async_trait]
+impl Peers for Mute {
+    async fn status(&self, _: &MachineId, _: &UnitName) -> Result<StatusReport, Failure> {
+        std::future::pending().await
+    }
+    async fn journal(
+        &self,
+        _: &MachineId,
+        _: &UnitName,
+        _: &JournalOptions,
+    ) -> Result<NdjsonStream, Failure> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_late_blames_nobody_and_says_that_a_change_may_have_been_made() {
+    let limits = Limits { request: Duration::from_millis(200), ..Limits::default() };
+    let lab = Lab::with(limits, |options| options.peers = Some(Arc::new(Mute))).await;
+    lab.present("elsewhere", "10.0.0.2").await;
+    lab.one("r1", Verb::Start, "a.service", Some(TEXT)).await;
+    lab.place("a.service", "elsewhere", 1, Some("active")).await;
+    let read = lab.get("/fleet/v2/units/a.service/status").await;
+    assert_eq!(read.code(), 503);
+    let error = &read.json()["error"];
+    assert_eq!(error["message"], "no answer within 200ms");
+    let remedy = error["remedy"].as_str().unwrap();
+    assert!(remedy.contains("the registry or a machine that was asked is slow"), "{remedy}");
+
+    lab.store.set_all_links(fleet_registry::memory::Link::Silent);
+    let json_type = [("content-type", "application/json")];
+    let unknown = "no answer within 200ms; the change may have been made";
+    for (method, path) in [
+        (Method::POST, "/fleet/v2/requests"),
+        (Method::POST, "/fleet/v2/cluster/resume"),
+        (Method::DELETE, "/fleet/v1/units/a.service"),
+    ] {
+        let body = r#"{"requestId":"r2","actions":[{"unit":"a.service","verb":"stop"}]}"#;
+        let reply = lab.send(method, path, &json_type, body).await;
+        let error = &reply.json()["error"];
+        assert!(
+            reply.code() == 503 && error["message"].as_str().unwrap().starts_with(unknown),
+            "{}",
+            reply.body
+        );
+        // API v1 has no remedies, so that its message says what to do.
+        let told = error["remedy"].as_str().or(error["message"].as_str()).unwrap();
+        assert!(told.contains("read what is wanted now") || told.contains("fleetctl events"), "{told}");
+        assert_eq!(error["remedy"].is_string(), path.starts_with("/fleet/v2"), "{}", reply.body);
+    }
 }
