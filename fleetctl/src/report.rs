@@ -8,6 +8,9 @@ use crate::exit::Exit;
 use crate::output;
 use crate::wait::Outcome;
 
+/// More machines of one unit than this would hide what is said of others.
+const MOST_MACHINES: usize = 5;
+
 /// The state that fleet 1.0 says after a verb.
 pub fn state_after(verb: Verb) -> &'static str {
     match verb {
@@ -86,10 +89,14 @@ pub fn trouble(verb: Verb, unit: &str, outcome: &Outcome) -> Option<(String, Exi
         Outcome::Failed(progress) => (failed(progress), Exit::FAILED),
         Outcome::Unplaceable(progress) => (unplaceable(progress), Exit::UNPLACEABLE),
         Outcome::Superseded(progress) if progress.phase == Phase::Gone => {
-            (format!("unit {unit} was destroyed meanwhile"), Exit::FAILED)
+            let text = format!("unit {unit} was destroyed meanwhile\n  see fleetctl events --unit {unit}");
+            (text, Exit::FAILED)
         }
         Outcome::Superseded(progress) => (
-            format!("unit {unit} is now wanted {}: another request came after this one", progress.desired),
+            format!(
+                "unit {unit} is now wanted {}: another request came after this one\n  see fleetctl events --unit {unit}",
+                progress.desired
+            ),
             Exit::FAILED,
         ),
         Outcome::Pending(progress) => (pending(verb, unit, progress.as_deref()), Exit::PENDING),
@@ -127,8 +134,18 @@ fn failed(progress: &Progress) -> String {
         let shown = output::machine_text(id, ip, false);
         let _infallible = write!(text, "\n  on {shown}{}", result(ended, active, sub, &reason.text));
     }
-    let _infallible = write!(text, "\n  see fleetctl status {unit} and fleetctl journal {unit}");
+    let _infallible = write!(text, "\n  see {}", closer_look(progress));
     text
+}
+
+/// The commands that say more of a unit that a machine has. The journal is one machine's.
+fn closer_look(progress: &Progress) -> String {
+    let unit = &progress.unit;
+    if progress.global {
+        format!("fleetctl status {unit}")
+    } else {
+        format!("fleetctl status {unit} and fleetctl journal {unit}")
+    }
 }
 
 /// `: result exit-code (failed/failed): main process exited with 1`
@@ -173,7 +190,24 @@ fn pending(verb: Verb, unit: &str, progress: Option<&Progress>) -> String {
         if !progress.absent.is_empty() {
             let _infallible = write!(text, "; not heard of absent {}", machines(&progress.absent));
         }
+        let waiting: Vec<_> = progress.machines.iter().filter(|machine| !machine.done).collect();
+        for MachineProgress { id, ip, phase, active, sub, reason, .. } in waiting.iter().take(MOST_MACHINES) {
+            let shown = output::machine_text(id, ip, false);
+            let _infallible =
+                write!(text, "\n  on {shown}: {}{}", phase.as_str(), result("", active, sub, &reason.text));
+        }
+        if waiting.len() > MOST_MACHINES {
+            let _infallible = write!(text, "\n  and {} more", waiting.len() - MOST_MACHINES);
+        }
     }
+    let next = match progress {
+        _ if verb == Verb::Destroy => "fleetctl list-units".to_owned(),
+        Some(progress) if progress.machine.is_some() || !progress.machines.is_empty() => {
+            closer_look(progress)
+        }
+        _ => format!("fleetctl why {unit}"),
+    };
+    let _infallible = write!(text, "\n  it goes on; see {next}");
     text
 }
 
@@ -271,7 +305,47 @@ mod tests {
         assert_eq!(exit, Exit::PENDING);
         assert_eq!(
             text,
-            "timed out waiting for unit x.service to report state launched (starting on 11111111.../10.0.0.1 (activating/start))"
+            "timed out waiting for unit x.service to report state launched (starting on 11111111.../10.0.0.1 (activating/start))\n  it goes on; see fleetctl status x.service and fleetctl journal x.service"
         );
+    }
+
+    #[test]
+    fn a_time_out_names_the_machines_that_are_not_done() {
+        let on = |id: &str, done| MachineProgress {
+            id: id.into(),
+            done,
+            phase: Phase::Starting,
+            active: "activating".into(),
+            sub: "start-pre".into(),
+            ..MachineProgress::default()
+        };
+        let mut waiting = Progress { global: true, phase: Phase::Starting, ..progress("", None) };
+        waiting.machines = vec![on("1111111122", true), on("2222222222", false)];
+        let text = pending(Verb::Start, "x.service", Some(&waiting));
+        assert!(
+            text.contains("(starting, 1 of 2 machines)\n  on 22222222...: starting (activating/start-pre)\n"),
+            "{text}"
+        );
+        waiting.machines.extend((0..9).map(|_| on("3333333333", false)));
+        let text = pending(Verb::Start, "x.service", Some(&waiting));
+        assert_eq!(text.lines().filter(|line| line.starts_with("  on ")).count(), MOST_MACHINES);
+        assert!(text.contains("\n  and 5 more\n  it goes on; see fleetctl status x.service"), "{text}");
+    }
+
+    #[test]
+    fn every_end_of_a_wait_says_where_to_look_next() {
+        let nowhere = || Box::new(progress("", None));
+        for (verb, outcome, next) in [
+            (Verb::Start, Outcome::Pending(None), "see fleetctl why x.service"),
+            (Verb::Start, Outcome::Pending(Some(nowhere())), "see fleetctl why x.service"),
+            (Verb::Destroy, Outcome::Pending(Some(nowhere())), "see fleetctl list-units"),
+            (Verb::Start, Outcome::Superseded(nowhere()), "see fleetctl events --unit x.service"),
+            (Verb::Start, Outcome::Failed(nowhere()), "see fleetctl status x.service"),
+            (Verb::Start, Outcome::Unplaceable(nowhere()), "see fleetctl why x.service"),
+            (Verb::Start, Outcome::Unreachable("broken".into()), "see fleetctl list-unit-files"),
+        ] {
+            let (text, _) = trouble(verb, "x.service", &outcome).unwrap();
+            assert!(text.contains(next), "{text}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! `fleetctl status`: what `systemctl status` says on the unit's machine, asked through the API, with its exit code.
 
+use std::fmt::Write;
+
 use clap::Args;
 use fleet_api::v2::UnitView;
 use unit_files::client_unit_name;
@@ -69,7 +71,13 @@ async fn one(
     };
     let machines = machines_of(&unit, machine);
     if machines.is_empty() {
-        return Ok(failed(format!("Unit {name} does not appear to be loaded.")));
+        let mut text = format!("Unit {name} does not appear to be loaded.");
+        if unit.desired != "inactive" {
+            let desired = &unit.desired;
+            let _infallible =
+                write!(text, "\n  it is wanted {desired} and no machine has it; see fleetctl why {name}");
+        }
+        return Ok(failed(text));
     }
     let mut exit = Exit::DONE;
     let several = unit.global && machine.is_none();

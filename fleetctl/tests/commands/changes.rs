@@ -126,7 +126,7 @@ async fn a_wait_that_is_over_exits_with_4_and_says_what_the_unit_waits_for() {
     assert_eq!(output.code, Some(4));
     assert_eq!(
         output.err,
-        "Error waiting for units: timed out waiting for unit a.service to report state launched (starting on 11111111.../10.0.0.1 (activating/start))\n"
+        "Error waiting for units: timed out waiting for unit a.service to report state launched (starting on 11111111.../10.0.0.1 (activating/start))\n  it goes on; see fleetctl status a.service and fleetctl journal a.service\n"
     );
 }
 

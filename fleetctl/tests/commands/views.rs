@@ -131,6 +131,22 @@ async fn status_prints_the_text_of_systemctl_and_passes_its_exit_code() {
 }
 
 #[tokio::test]
+async fn status_of_a_wanted_unit_without_a_machine_says_where_the_reason_is() {
+    let fake = Fake::new().on(
+        "GET /fleet/v2/units/a.service",
+        Answer::ok(json!({ "name": "a.service", "desired": "launched" })),
+    );
+    let output = fake.run(&["status", "a"]).await;
+    assert_eq!(
+        (output.err.as_str(), output.code),
+        (
+            "Unit a.service does not appear to be loaded.\n  it is wanted launched and no machine has it; see fleetctl why a.service\n",
+            Some(1)
+        )
+    );
+}
+
+#[tokio::test]
 async fn status_of_a_global_unit_asks_each_machine() {
     let unit = json!({ "name": "g.service", "desired": "launched", "global": true, "orders": [
         { "machine": "1111111111111111", "wanted": "launched" },
