@@ -134,8 +134,11 @@ fn creation_failed(error: &content::ContentError) -> Exit {
     }
 }
 
-/// Those of the units that the registry has, in the order of the arguments and each once.
-async fn known_units(connection: &Connection, arguments: &[String]) -> Result<Vec<UnitView>, ClientError> {
+/// The units that the registry has and the names of those that it has not, in the order of the arguments and each once.
+async fn known_units(
+    connection: &Connection,
+    arguments: &[String],
+) -> Result<(Vec<UnitView>, Vec<String>), ClientError> {
     let mut seen = BTreeSet::new();
     let names: Vec<String> = arguments
         .iter()
@@ -143,11 +146,18 @@ async fn known_units(connection: &Connection, arguments: &[String]) -> Result<Ve
         .filter(|name| seen.insert(name.clone()))
         .collect();
     let mut known = connection.units(&names).await?;
-    Ok(names.iter().filter_map(|name| known.remove(name)).collect())
+    let (mut units, mut unknown) = (Vec::new(), Vec::new());
+    for name in names {
+        match known.remove(&name) {
+            Some(unit) => units.push(unit),
+            None => unknown.push(name),
+        }
+    }
+    Ok((units, unknown))
 }
 
-/// The common course of the commands that withdraw units: unknown names are skipped, and none known is no error. The
-/// inner error is the end of the command.
+/// The common course of the commands that withdraw units: unknown names are named and skipped, and none known is no
+/// error. The inner error is the end of the command.
 async fn known_or_note(
     connection: &Connection,
     verb: Verb,
@@ -158,10 +168,16 @@ async fn known_or_note(
         return no_units_given(output.is_json()).map(Err);
     }
     match known_units(connection, arguments).await {
-        Ok(units) if units.is_empty() => {
+        Ok((units, _)) if units.is_empty() => {
             nothing_to_do("Units not found in registry", output.is_json()).map(Err)
         }
-        Ok(units) => Ok(Ok(units)),
+        Ok((units, unknown)) => {
+            // fleet 1.0 says nothing, and a typo is taken for a success.
+            if !unknown.is_empty() {
+                output::note(format!("Units not found in registry: {}", unknown.join(" ")));
+            }
+            Ok(Ok(units))
+        }
         Err(error) => {
             output::note(format!("Error {} units: {error}", crate::report::gerund(verb)));
             Ok(Err(change::exit_of(&error)))

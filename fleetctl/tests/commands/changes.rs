@@ -171,7 +171,7 @@ async fn stop_ends_with_the_line_of_fleet_1_on_stderr() {
         .on(UNITS, units(&[known("a.service", "launched"), known("b.service", "launched")]))
         .on(REQUESTS, results(&[accepted("a.service", "loaded"), accepted("b.service", "loaded")]))
         .on(WAIT, Answer::Lines(vec![done("a.service", "loaded"), done("b.service", "loaded")]));
-    let output = fake.run(&["stop", "a", "unknown", "b"]).await;
+    let output = fake.run(&["stop", "a", "b"]).await;
     assert_eq!(
         output.out,
         "Unit a.service loaded on 11111111.../10.0.0.1\nUnit b.service loaded on 11111111.../10.0.0.1\n"
@@ -208,6 +208,21 @@ async fn withdrawing_unknown_units_is_no_error() {
         assert_eq!((output.err.as_str(), output.code), ("Units not found in registry\n", Some(0)), "{verb}");
         let output = fake.run(&[verb]).await;
         assert_eq!((output.err.as_str(), output.code), ("No units given\n", Some(0)), "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_name_among_known_ones_is_no_error_but_is_named() {
+    for (verb, after) in [("stop", "loaded"), ("unload", "inactive"), ("destroy", "destroyed")] {
+        let fake = Fake::new()
+            .on(UNITS, units(&[known("a.service", "launched"), known("b.service", "launched")]))
+            .on(REQUESTS, results(&[accepted("a.service", after), accepted("b.service", after)]))
+            .on(WAIT, Answer::Lines(vec![done("a.service", after), done("b.service", after)]));
+        let output = fake.run(&[verb, "a", "typo", "b", "typo.service"]).await;
+        let told: Vec<&str> = output.err.lines().filter(|line| line.contains("typo")).collect();
+        assert_eq!(told, ["Units not found in registry: typo.service"], "{verb}");
+        assert_eq!((output.out.lines().count(), output.code), (2, Some(0)), "{verb}: {}", output.err);
+        assert_eq!(fake.seen(REQUESTS)[0].body["actions"].as_array().map(Vec::len), Some(2));
     }
 }
 
