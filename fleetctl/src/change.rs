@@ -51,12 +51,13 @@ pub async fn carry_out(
         by: Some(who()),
         why: (!options.why.is_empty()).then(|| options.why.to_owned()),
         dry_run: false,
+        resent: false,
         actions: prepared.iter().map(|one| one.action.clone()).collect(),
     };
     let report = if prepared.is_empty() {
         Ok(Vec::new())
     } else {
-        connection.change(&request).await.map(|report| report.results)
+        connection.change(request).await.map(|report| report.results)
     };
     let results = match report {
         Ok(results) => results,

@@ -124,10 +124,12 @@ impl Connection {
     }
 
     /// Sends a batch. If the connection breaks under way it is sent again: the request id makes it count once.
-    pub async fn change(&self, request: &ChangeRequest) -> Result<ChangeReport, ClientError> {
+    pub async fn change(&self, mut request: ChangeRequest) -> Result<ChangeReport, ClientError> {
         let mut attempt = 1;
         loop {
-            let sent = self.traced("POST", paths::REQUESTS, self.client.post(paths::REQUESTS, request)).await;
+            let sent =
+                self.traced("POST", paths::REQUESTS, self.client.post(paths::REQUESTS, &request)).await;
+            request.resent = true;
             match sent {
                 Err(error) if error.is_interrupted() && attempt < CHANGE_ATTEMPTS => attempt += 1,
                 answered => return answered,

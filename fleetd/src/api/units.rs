@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use fleet_core::Revision;
 use fleet_core::records::{EventNote, UnitRecord, Versioned};
 use fleet_core::requests::Refusal;
 use fleet_core::requests::change::{Request, Verdict, Written, live};
 use fleet_core::requests::circle::circle;
+use fleet_core::{RequestId, Revision, Span, Timestamp};
 use fleet_registry::codec::Undecodable;
 use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::Outcome;
@@ -26,6 +26,9 @@ pub(super) const ATTEMPTS: usize = 5;
 pub(super) const KEYS_AT_ONCE: usize = 100;
 const TEXTS_AT_ONCE: usize = 16;
 const NAMES_AT_ONCE: usize = 5_000;
+/// How far back a request that may have been carried out is looked for: longer than anybody repeats one, and than the
+/// clocks of machines differ.
+const SENT_WITHIN: Span = Span::from_secs(3600);
 
 /// Units by name, as read.
 pub(super) type Records = BTreeMap<UnitName, Versioned<UnitRecord>>;
@@ -143,6 +146,29 @@ pub(super) fn check_among(
     }
 }
 
+/// What the event log says of a request that may have been carried out before: a unit's record tells as well, but is
+/// gone once the unit was destroyed. Events are written in the transaction of what they tell.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    created: BTreeMap<UnitName, bool>,
+}
+
+impl Earlier {
+    /// Read after the records that are judged with it, so that nothing falls in between.
+    pub(super) async fn look(api: &Api, id: &RequestId) -> Result<Earlier, Failure> {
+        let since = Timestamp(api.now().0.saturating_sub(SENT_WITHIN.0));
+        let log = api.registry.events(usize::MAX, Some(since)).await?;
+        let events = log.events.into_iter().map(|(_, event)| event);
+        let notes = events.filter(|event| event.request.as_ref() == Some(id)).flat_map(|event| event.notes);
+        let created = notes.filter_map(|note| Some((note.unit?, note.kind == Written::CREATED)));
+        Ok(Earlier { created: created.collect() })
+    }
+
+    pub(super) fn verdict(&self, name: &UnitName) -> Option<Verdict> {
+        self.created.get(name).map(|created| Verdict::Repeated { created: *created })
+    }
+}
+
 /// What a single write came to.
 pub(super) struct Done {
     /// Created, or its content was replaced.
@@ -163,7 +189,15 @@ pub(super) async fn write_one(
     let mut has_new_text = false;
     for _ in 0..ATTEMPTS {
         let found = api.registry.read_unit(name).await?;
-        let written = match judge(found.as_ref().map(|found| &found.value), request)? {
+        let earlier = match last {
+            Outcome::Unknown(_) => Earlier::look(api, &request.id).await?.verdict(name),
+            _ => None,
+        };
+        let judged = match earlier {
+            Some(repeated) => repeated,
+            None => judge(found.as_ref().map(|found| &found.value), request)?,
+        };
+        let written = match judged {
             Verdict::Nothing { .. } => return Ok(Done { has_new_text: false }),
             Verdict::Repeated { .. } => return Ok(Done { has_new_text }),
             Verdict::Write(written) => *written,

@@ -7,7 +7,7 @@ use fleet_core::ids::{BootId, ClusterId, Epoch, Generation, MachineId, Nonce, Re
 use fleet_core::plan::{Plan, Policy, Write};
 use fleet_core::records::{
     ClusterRecord, Counters, DesiredState, EngineRole, Extra, GenerationRecord, MachineRecord, Order,
-    PresenceRecord, Requests, RowPhase, RunKind, SCHEMA, Settings, Stamp, StateRow, UnitRecord, Versioned,
+    PresenceRecord, RowPhase, RunKind, SCHEMA, Settings, Stamp, StateRow, UnitRecord, Versioned,
     Wanted,
 };
 use fleet_core::time::{Span, Timestamp};
@@ -89,7 +89,7 @@ impl Synthetic {
             previous: Vec::new(),
             desired: DesiredState::Launched,
             counters: Counters { start: 1, ..Counters::default() },
-            requests: Requests::default(),
+            recent_requests: Vec::new(),
             all_at_once: false,
             features: BTreeSet::new(),
             created: Stamp::default(),

@@ -46,6 +46,10 @@ pub struct ChangeRequest {
     /// Made by the client, 1 to 64 characters of `0-9A-Za-z-_`. The same request sent again changes nothing and is
     /// answered as the first time.
     pub request_id: String,
+    /// The same request was sent before and its answer was lost. It makes sure of the above also where the unit was
+    /// destroyed or changed many times since, at the price of a look through the event log.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resent: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -24,7 +24,7 @@ pub use machine::{
 pub use order::{Order, Wanted};
 pub use placement::{Decision, DecisionLine, Placement, RefusalHold};
 pub use state::{Refused, RowPhase, STALE_ORDER, StateRow};
-pub use unit::{Counters, DesiredState, GenerationRecord, Requests, RunKind, TemplateOrigin, UnitRecord};
+pub use unit::{Counters, DesiredState, GenerationRecord, RunKind, TemplateOrigin, UnitRecord};
 
 use crate::ids::Revision;
 use crate::time::Timestamp;

@@ -50,20 +50,6 @@ pub struct Counters {
     pub restart: u64,
 }
 
-/// The last request that raised each counter: the same request sent again is recognised and counts once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Requests {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<RequestId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<RequestId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restart: Option<RequestId>,
-    /// The last request that wrote content or desired state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub write: Option<RequestId>,
-}
-
 /// How a unit's run ends, read off its text at submit: a oneshot that succeeded is not started again by a start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -117,8 +103,10 @@ pub struct UnitRecord {
     pub desired: DesiredState,
     #[serde(default)]
     pub counters: Counters,
-    #[serde(default)]
-    pub requests: Requests,
+    /// The requests that wrote this record, newest first, at most [`UnitRecord::KEPT_REQUESTS`]: one of them sent again
+    /// counts once. A new life of a name begins with those of the life before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recent_requests: Vec<RequestId>,
     /// New content and restarts of a global unit reach all machines at once instead of one after the other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_at_once: bool,
@@ -134,6 +122,9 @@ pub struct UnitRecord {
 }
 
 impl UnitRecord {
+    /// More than the requests that can be under way for one unit at a time.
+    pub const KEPT_REQUESTS: usize = 16;
+
     /// What the engine places: the last good generation. Without a rollout that is the current one.
     #[must_use]
     pub fn placed(&self) -> &GenerationRecord {

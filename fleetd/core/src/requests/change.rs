@@ -10,7 +10,7 @@ use unit_files::UnitName;
 use super::Refusal;
 use super::content::Content;
 use crate::ids::{Generation, RequestId, UnitUid};
-use crate::records::{Counters, DesiredState, Extra, Requests, SCHEMA, Stamp, UnitRecord};
+use crate::records::{Counters, DesiredState, Extra, SCHEMA, Stamp, UnitRecord};
 
 /// Earlier generations that a record keeps.
 const KEPT_GENERATIONS: usize = 5;
@@ -74,6 +74,11 @@ pub struct Written {
     pub warnings: Vec<String>,
 }
 
+impl Written {
+    /// The kind of an event that tells of a new unit.
+    pub const CREATED: &str = "unit-created";
+}
+
 impl Change {
     #[must_use]
     pub fn new(verb: Verb) -> Change {
@@ -90,11 +95,8 @@ impl Change {
         record: Option<&UnitRecord>,
         request: &Request,
     ) -> Result<Verdict, Refusal> {
-        if let Some(record) = record
-            && has_counted(&record.requests, &request.id)
-        {
-            let created = record.current.generation == Generation(1) && record.created == record.changed;
-            return Ok(Verdict::Repeated { created });
+        if let Some(repeated) = repeated(record, request) {
+            return Ok(repeated);
         }
         let activates = matches!(self.verb, Verb::Load | Verb::Start | Verb::Restart);
         match live(record) {
@@ -112,7 +114,7 @@ impl Change {
                     Verb::Start | Verb::Restart => DesiredState::Launched,
                     _ => DesiredState::Inactive,
                 };
-                let mut written = create(content, desired, request);
+                let mut written = create(content, desired, request, record);
                 written.record.all_at_once = self.all_at_once;
                 Ok(Verdict::Write(Box::new(written)))
             }
@@ -132,17 +134,16 @@ impl Change {
             (Verb::Stop, DesiredState::Inactive) => return refuse("stop"),
             (Verb::Restart, DesiredState::Inactive) => return refuse("restart"),
             (Verb::Submit, _) => {}
-            (Verb::Load, _) => set_desired(&mut record, DesiredState::Loaded, &request.id),
-            (Verb::Start, _) => set_desired(&mut record, DesiredState::Launched, &request.id),
+            (Verb::Load, _) => set_desired(&mut record, DesiredState::Loaded),
+            (Verb::Start, _) => set_desired(&mut record, DesiredState::Launched),
             (Verb::Stop, _) => {
                 record.desired = DesiredState::Loaded;
-                count_stop(&mut record, &request.id);
+                record.counters.stop += 1;
             }
-            (Verb::Unload, _) => set_desired(&mut record, DesiredState::Inactive, &request.id),
+            (Verb::Unload, _) => set_desired(&mut record, DesiredState::Inactive),
             (Verb::Restart, _) => {
                 record.desired = DesiredState::Launched;
                 record.counters.restart += 1;
-                record.requests.restart = Some(request.id.clone());
             }
             (Verb::Destroy, _) => record.desired = DesiredState::Destroyed,
         }
@@ -201,12 +202,20 @@ pub fn live(record: Option<&UnitRecord>) -> Option<&UnitRecord> {
     record.filter(|record| record.desired != DesiredState::Destroyed)
 }
 
-fn has_counted(requests: &Requests, id: &RequestId) -> bool {
-    let Requests { start, stop, restart, write } = requests;
-    [start, stop, restart, write].into_iter().any(|known| known.as_ref() == Some(id))
+/// The answer to a request that the record, or the life of the name before it, knows.
+pub(super) fn repeated(record: Option<&UnitRecord>, request: &Request) -> Option<Verdict> {
+    let record = record.filter(|record| record.recent_requests.contains(&request.id))?;
+    let is_last = record.recent_requests.first() == Some(&request.id);
+    Some(Verdict::Repeated { created: is_last && record.created == record.changed })
 }
 
-pub(super) fn create(content: &Content, desired: DesiredState, request: &Request) -> Written {
+/// A new life of a name. `before` is what is left of the last one.
+pub(super) fn create(
+    content: &Content,
+    desired: DesiredState,
+    request: &Request,
+    before: Option<&UnitRecord>,
+) -> Written {
     let current = content.generation(Generation(1));
     let mut record = UnitRecord {
         v: SCHEMA,
@@ -217,19 +226,19 @@ pub(super) fn create(content: &Content, desired: DesiredState, request: &Request
         previous: Vec::new(),
         desired: DesiredState::Inactive,
         counters: Counters::default(),
-        requests: Requests::default(),
+        recent_requests: before.map(|before| before.recent_requests.clone()).unwrap_or_default(),
         all_at_once: false,
         features: BTreeSet::new(),
         created: request.stamp.clone(),
         changed: request.stamp.clone(),
         extra: Extra::new(),
     };
-    set_desired(&mut record, desired, &request.id);
+    set_desired(&mut record, desired);
     Written {
         record: stamped(record, request),
         text: Some(content.text.clone()),
         created: true,
-        kind: "unit-created",
+        kind: Written::CREATED,
         why: format!("wanted {}", desired.as_str()),
         warnings: content.warnings.clone(),
     }
@@ -251,23 +260,18 @@ pub(super) fn replace(record: &mut UnitRecord, content: &Content) -> bool {
 
 /// A wish for `launched` is a start, also where it is so already; lowering is a stop; the same `loaded` or `inactive`
 /// again is nothing.
-pub(super) fn set_desired(record: &mut UnitRecord, desired: DesiredState, id: &RequestId) {
+pub(super) fn set_desired(record: &mut UnitRecord, desired: DesiredState) {
     if desired == DesiredState::Launched {
         record.counters.start += 1;
-        record.requests.start = Some(id.clone());
     } else if desired < record.desired {
-        count_stop(record, id);
+        record.counters.stop += 1;
     }
     record.desired = desired;
 }
 
-fn count_stop(record: &mut UnitRecord, id: &RequestId) {
-    record.counters.stop += 1;
-    record.requests.stop = Some(id.clone());
-}
-
 pub(super) fn stamped(mut record: UnitRecord, request: &Request) -> UnitRecord {
-    record.requests.write = Some(request.id.clone());
+    record.recent_requests.insert(0, request.id.clone());
+    record.recent_requests.truncate(UnitRecord::KEPT_REQUESTS);
     record.changed = request.stamp.clone();
     record
 }
@@ -352,6 +356,32 @@ mod tests {
         let change = Change { content: Some(content(TEXT)), ..Change::new(Verb::Submit) };
         let once = written(decide(&change, None, "one")).record;
         assert_eq!(decide(&change, Some(&once), "one"), Ok(Verdict::Repeated { created: true }));
+    }
+
+    #[test]
+    fn a_request_sent_again_counts_once_whatever_came_between() {
+        let record = written(decide(&Change::new(Verb::Load), Some(&after(&[Verb::Start])), "load")).record;
+        let mut record = written(decide(&Change::new(Verb::Start), Some(&record), "start")).record;
+        let again = decide(&Change::new(Verb::Load), Some(&record), "load");
+        assert_eq!(again, Ok(Verdict::Repeated { created: false }), "a late load would stop it");
+        for number in 0..UnitRecord::KEPT_REQUESTS {
+            let id = format!("other-{number}");
+            record = written(decide(&Change::new(Verb::Start), Some(&record), &id)).record;
+        }
+        assert_eq!(record.recent_requests.len(), UnitRecord::KEPT_REQUESTS);
+        assert_eq!(record.recent_requests[0].as_str(), "other-15");
+    }
+
+    #[test]
+    fn a_destroy_sent_again_does_not_reach_the_next_life() {
+        let old =
+            written(decide(&Change::new(Verb::Destroy), Some(&after(&[Verb::Start])), "destroy")).record;
+        let change = Change { content: Some(content(TEXT)), ..Change::new(Verb::Start) };
+        let new = written(decide(&change, Some(&old), "new")).record;
+        let again = decide(&Change::new(Verb::Destroy), Some(&new), "destroy");
+        assert_eq!(again, Ok(Verdict::Repeated { created: false }));
+        let again = decide(&change, Some(&new), "new");
+        assert_eq!(again, Ok(Verdict::Repeated { created: true }));
     }
 
     #[test]

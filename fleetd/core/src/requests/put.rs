@@ -6,7 +6,7 @@
 use unit_files::UnitName;
 
 use super::Refusal;
-use super::change::{Request, Verdict, Written, create, live, replace, set_desired, stamped};
+use super::change::{Request, Verdict, Written, create, live, repeated, replace, set_desired, stamped};
 use super::content::Content;
 use crate::records::{DesiredState, UnitRecord};
 
@@ -30,10 +30,13 @@ impl Put {
         record: Option<&UnitRecord>,
         request: &Request,
     ) -> Result<Verdict, Refusal> {
+        if let Some(repeated) = repeated(record, request) {
+            return Ok(repeated);
+        }
         let Some(old) = live(record) else {
             let content = self.content.as_ref().ok_or(Refusal::UnknownWithoutOptions)?;
             let desired = self.desired(name)?.unwrap_or_default();
-            return Ok(Verdict::Write(Box::new(create(content, desired, request))));
+            return Ok(Verdict::Write(Box::new(create(content, desired, request, record))));
         };
         // A text with the same hash is the same unit to a v1 client, whatever comments the stored bytes have.
         let content = self.content.as_ref().filter(|content| content.unit_hash != old.current.unit_hash);
@@ -44,7 +47,7 @@ impl Put {
         let mut new = old.clone();
         let replaces = content.is_some_and(|content| replace(&mut new, content));
         if let Some(desired) = desired {
-            set_desired(&mut new, desired, &request.id);
+            set_desired(&mut new, desired);
         }
         if new == *old {
             return Ok(Verdict::Nothing { warnings: Vec::new() });
@@ -126,7 +129,18 @@ mod tests {
         assert_eq!(record(decide(&put(None, "launched"), Some(&known))).counters.start, 2);
         let lowered = record(decide(&put(None, "loaded"), Some(&known)));
         assert_eq!(lowered.counters.stop, 1);
-        assert_eq!(decide(&put(None, "loaded"), Some(&lowered)), Ok(Verdict::Nothing { warnings: vec![] }));
+        let again = put(None, "loaded").decide(&name("a.service"), Some(&lowered), &request("again"));
+        assert_eq!(again, Ok(Verdict::Nothing { warnings: vec![] }));
+    }
+
+    #[test]
+    fn the_same_request_twice_counts_once() {
+        let started = record(decide(&put(None, "launched"), Some(&after(&[Verb::Start]))));
+        let again = decide(&put(None, "launched"), Some(&started));
+        assert_eq!(again, Ok(Verdict::Repeated { created: false }));
+        let created = record(decide(&put(Some(TEXT), "launched"), None));
+        let again = decide(&put(Some(TEXT), "launched"), Some(&created));
+        assert_eq!(again, Ok(Verdict::Repeated { created: true }));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub enum Refusal {
     Inactive { verb: &'static str, unit: UnitName },
     #[error("destroy --force is not yet supported by this cluster")]
     Force,
-    #[error("unit {unit} is named twice, with different verbs")]
+    #[error("unit {unit} is named twice, with different verbs, texts or options")]
     NamedTwice { unit: UnitName },
 }
 

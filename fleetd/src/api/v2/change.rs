@@ -1,5 +1,6 @@
 //! Batches of changes. Units are judged each for itself and written together, as many as fit in a transaction; what
-//! others wrote meanwhile is read and judged again. The request id makes a repetition harmless.
+//! others wrote meanwhile is read and judged again. The request id makes a repetition harmless: the records tell, and
+//! where a repetition is known to be one, the event log.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,7 +20,7 @@ use unit_files::{UnitFile, UnitName};
 
 use super::super::Failure;
 use super::super::state::{Api, new_id};
-use super::super::units::{self, ATTEMPTS, Records};
+use super::super::units::{self, ATTEMPTS, Earlier, Records};
 use super::{Answer, document, json};
 
 /// More names than this are read as a whole.
@@ -58,6 +59,7 @@ struct Known {
     templates: HashMap<UnitName, (TemplateOrigin, String)>,
     /// Every unit is in `units`.
     is_whole: bool,
+    earlier: Earlier,
 }
 
 impl Known {
@@ -73,12 +75,12 @@ impl<'r> Batch<'r> {
             by: api.by(request.by.as_deref()),
             why: request.why.clone().unwrap_or_default(),
         };
-        let mut verbs: BTreeMap<&str, WireVerb> = BTreeMap::new();
+        let mut named: BTreeMap<&str, &Action> = BTreeMap::new();
         let items = request.actions.iter().map(|action| {
             let mut name = UnitName::parse(&action.unit).map_err(|error| Failure::from(Refusal::from(error)));
-            let first = *verbs.entry(&action.unit).or_insert(action.verb);
+            let first = *named.entry(&action.unit).or_insert(action);
             if let Ok(unit) = &name {
-                if first != action.verb {
+                if first != action {
                     name = Err(Refusal::NamedTwice { unit: unit.clone() }.into());
                 } else if action.force && action.verb == WireVerb::Destroy {
                     name = Err(Refusal::Force.into());
@@ -99,13 +101,17 @@ impl<'r> Batch<'r> {
         let fence = if self.request.dry_run { None } else { Some(self.api.fence().await?) };
         let asked = self.api.asked(Some(&self.stamp.by), Some(self.id.clone()));
         let mut last = Outcome::Conflict;
+        let mut may_have_counted = self.request.resent;
         for _ in 0..ATTEMPTS {
             let open: Vec<usize> =
                 (0..self.items.len()).filter(|i| self.items[*i].result.is_none()).collect();
             if open.is_empty() {
                 return Ok(());
             }
-            let known = self.read(&open).await?;
+            let mut known = self.read(&open).await?;
+            if may_have_counted {
+                known.earlier = Earlier::look(self.api, &self.id).await?;
+            }
             let judged = self.judge(&open, &known);
             let Some(fence) = fence else {
                 for (index, expected, written) in judged {
@@ -128,7 +134,10 @@ impl<'r> Batch<'r> {
                         answer.revision = revision.0;
                         self.items[index].result = Some(answer);
                     }
-                    Outcome::Conflict | Outcome::Unknown(_) | Outcome::Skipped => last = outcome,
+                    Outcome::Conflict | Outcome::Unknown(_) | Outcome::Skipped => {
+                        may_have_counted |= matches!(outcome, Outcome::Unknown(_));
+                        last = outcome;
+                    }
                     outcome => {
                         let failure = Failure::of_outcome(&outcome);
                         self.items[index].result = Some(failed(self.items[index].action, &failure));
@@ -262,6 +271,9 @@ impl<'r> Batch<'r> {
         known: &Known,
         submitted: &mut BTreeMap<UnitName, Vec<String>>,
     ) -> Result<Verdict, Refusal> {
+        if let Some(repeated) = known.earlier.verdict(name) {
+            return Ok(repeated);
+        }
         let current = live(record.map(|record| &record.value));
         let mut change = Change::new(verb(action.verb));
         (change.replace, change.all_at_once) = (action.replace, action.all_at_once);

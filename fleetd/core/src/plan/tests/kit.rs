@@ -8,8 +8,8 @@ use crate::ids::{BootId, ClusterId, Epoch, Generation, MachineId, Nonce, Revisio
 use crate::plan::{Compare, Group, Plan, Policy, Write, plan};
 use crate::records::{
     BrakeRecord, BrakeState, ClusterRecord, Counters, DesiredState, EngineRole, Extra, GenerationRecord,
-    LostRecord, MachineRecord, Order, Placement, PresenceRecord, Reason, Refused, Requests, RowPhase,
-    RunKind, SCHEMA, STALE_ORDER, Settings, Stamp, StateRow, UnitRecord, Versioned, Wanted,
+    LostRecord, MachineRecord, Order, Placement, PresenceRecord, Reason, Refused, RowPhase, RunKind, SCHEMA,
+    STALE_ORDER, Settings, Stamp, StateRow, UnitRecord, Versioned, Wanted,
 };
 use crate::time::{Span, Timestamp};
 use crate::world::{Event, World};
@@ -171,7 +171,7 @@ impl Kit {
             previous: Vec::new(),
             desired,
             counters,
-            requests: Requests::default(),
+            recent_requests: Vec::new(),
             all_at_once: false,
             features: BTreeSet::new(),
             created: Stamp::default(),
