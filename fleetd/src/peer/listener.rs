@@ -14,13 +14,15 @@ use fleet_api::v2::MachineRef;
 use fleet_core::MachineId;
 use fleet_registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use unit_files::UnitName;
 
+use super::gate::{Gate, Looks, Opening};
 use super::keys::fingerprint;
 use super::{Options, greeting, pin, published};
 use crate::api::query::Query;
@@ -33,10 +35,16 @@ pub(super) const JOURNAL: &str = "/peer/v1/units/{name}/journal";
 
 /// For TLS, greeting and the look into the registry together.
 const OPENING: Duration = Duration::from_secs(5);
-/// The other machine passes a journal on to somebody who may be reading it page by page.
+/// One question is asked on each connection, and the other machine passes a journal on to somebody who may be reading
+/// it page by page.
 const BOUNDS: Bounds =
-    Bounds { header: Duration::from_secs(10), stall: Duration::from_secs(600), keep_alive: true };
+    Bounds { header: Duration::from_secs(10), stall: Duration::from_secs(600), keep_alive: false };
+/// Being opened, by whomever.
+pub(super) const OPENING_CONNECTIONS: usize = 128;
+/// Of machines that the registry names.
 const CONNECTIONS: usize = 256;
+/// How long the registry's word on an open connection holds.
+const HOLDS: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -54,7 +62,7 @@ pub enum ListenError {
 pub struct Service {
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    peers: Peers,
+    pub(super) peers: Peers,
 }
 
 impl std::fmt::Debug for Service {
@@ -71,10 +79,16 @@ pub struct Handle {
 }
 
 #[derive(Clone)]
-struct Peers {
+pub(super) struct Peers {
     registry: Registry,
     router: Router,
     shutdown: CancellationToken,
+    pub(super) gate: Gate,
+    /// Connections that may be opening.
+    pub(super) openings: Arc<Semaphore>,
+    /// Connections that may be open.
+    slots: Arc<Semaphore>,
+    pub(super) holds: Duration,
 }
 
 impl Service {
@@ -92,30 +106,41 @@ impl Service {
             .route(JOURNAL, get(journal))
             .fallback(|| async { Failure::not_found("not a request between machines") })
             .with_state(Arc::new(served));
-        let peers = Peers { registry, router, shutdown };
+        let peers = Peers {
+            registry,
+            router,
+            shutdown,
+            gate: Gate::new(Looks::default()),
+            openings: Arc::new(Semaphore::new(OPENING_CONNECTIONS)),
+            slots: Arc::new(Semaphore::new(CONNECTIONS)),
+            holds: HOLDS,
+        };
         Ok((Handle { address }, Service { listener, acceptor: TlsAcceptor::from(Arc::new(config)), peers }))
     }
 
     /// Answers until the shutdown, then lets open requests end.
     pub async fn run(self) {
-        let (tasks, slots) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
+        let tasks = TaskTracker::new();
         // Whoever drops this future ends what it has started: a connection must not outlive its fleetd.
         let dropped = CancellationToken::new();
         let _guard = dropped.clone().drop_guard();
         loop {
-            let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-            // Both arms are cancel safe.
+            // Both arms are cancel safe: a connection that was not taken stays in the queue.
             let accepted = tokio::select! {
                 () = self.peers.shutdown.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.accept() => accepted,
             };
             match accepted {
-                Ok((stream, from)) => {
+                Ok((stream, from, slot)) => {
+                    let Some(opening) = self.peers.gate.enter(from.ip()) else {
+                        self.peers.refused(from, &"this address is opening too many connections");
+                        continue;
+                    };
                     let (peers, acceptor) = (self.peers.clone(), self.acceptor.clone());
                     let dropped = dropped.clone();
                     tasks.spawn(async move {
-                        dropped.run_until_cancelled(peers.answer(acceptor, stream, from)).await;
-                        drop(slot);
+                        let answer = peers.answer(acceptor, stream, from, (slot, opening));
+                        dropped.run_until_cancelled(answer).await;
                     });
                 }
                 Err(error) => {
@@ -128,43 +153,117 @@ impl Service {
         // What is not over by then is cut off.
         let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
     }
+
+    /// A slot first: with all of them taken, new callers wait in the kernel's queue.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let openings = Arc::clone(&self.peers.openings);
+        let slot = openings.acquire_owned().await.expect("the semaphore is never closed");
+        let (stream, from) = self.listener.accept().await?;
+        Ok((stream, from, slot))
+    }
+}
+
+/// A connection of a machine that was recognised.
+struct Opened {
+    stream: TlsStream<TcpStream>,
+    machine: MachineId,
+    fingerprint: String,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// What the registry says of a caller.
+enum Word {
+    Named,
+    Refused(String),
+    /// It does not answer.
+    Unknown(String),
 }
 
 impl Peers {
-    async fn answer(self, acceptor: TlsAcceptor, stream: TcpStream, from: SocketAddr) {
-        match tokio::time::timeout(OPENING, self.open(acceptor, stream)).await {
-            Ok(Ok((stream, machine))) => {
-                tracing::debug!(%machine, %from, "a machine asks");
-                serve_connection(stream, self.router, BOUNDS, self.shutdown).await;
-            }
-            Ok(Err(error)) => tracing::warn!(%error, %from, "a connection between machines was refused"),
-            Err(_) => tracing::debug!(%from, "a connection between machines was not opened in time"),
+    /// `held` counts the connection as one that is being opened.
+    async fn answer(
+        self,
+        acceptor: TlsAcceptor,
+        stream: TcpStream,
+        from: SocketAddr,
+        held: (OwnedSemaphorePermit, Opening),
+    ) {
+        let open = tokio::time::timeout(OPENING, self.open(acceptor, stream));
+        let Some(opened) = self.shutdown.run_until_cancelled(open).await else { return };
+        drop(held);
+        let opened = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return self.refused(from, &error),
+            Err(_) => return self.refused(from, &"it was not opened in time"),
+        };
+        let Opened { stream, machine, fingerprint, _slot } = opened;
+        tracing::debug!(%machine, %from, "a machine asks");
+        tokio::select! {
+            () = serve_connection(stream, self.router.clone(), BOUNDS, self.shutdown.clone()) => {}
+            why = self.until_refused(&machine, &fingerprint) => self.refused(from, &why),
         }
     }
 
     /// TLS, then who calls, then whether the registry says so too.
-    async fn open(
-        &self,
-        acceptor: TlsAcceptor,
-        stream: TcpStream,
-    ) -> io::Result<(TlsStream<TcpStream>, MachineId)> {
+    async fn open(&self, acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Opened> {
         let mut stream = acceptor.accept(stream).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(fingerprint);
+        let fingerprint = shown.unwrap_or_default();
         let machine = greeting::hear(&mut stream).await?;
-        let refusal = match published(&self.registry, &machine).await {
-            Err(error) => Some(format!("the registry does not answer, so nobody can be recognised: {error}")),
-            Ok(None) => Some(format!("machine {machine} is not present in the registry")),
-            Ok(Some(known)) if Some(&known.fingerprint) != shown.as_ref() => {
-                Some(format!("the certificate is not the one that machine {machine} published"))
-            }
-            Ok(Some(_)) => None,
+        let word = if self.gate.may_look(&machine, &fingerprint, Instant::now()) {
+            self.look(&machine, &fingerprint).await
+        } else {
+            Word::Refused(
+                "too many callers that nobody knows ask at once; try again in a few seconds".to_owned(),
+            )
         };
-        match refusal {
-            None => greeting::welcome(&mut stream).await.map(|()| (stream, machine)),
-            Some(why) => {
-                greeting::refuse(&mut stream, &why).await?;
-                Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        let why = match (word, Arc::clone(&self.slots).try_acquire_owned()) {
+            (Word::Named, Ok(_slot)) => {
+                greeting::welcome(&mut stream).await?;
+                return Ok(Opened { stream, machine, fingerprint, _slot });
             }
+            (Word::Named, Err(_)) => {
+                "this machine answers too many others at once; try again in a few seconds".to_owned()
+            }
+            (Word::Refused(why), _) => why,
+            (Word::Unknown(error), _) => {
+                format!("the registry does not answer, so nobody can be recognised: {error}")
+            }
+        };
+        greeting::refuse(&mut stream, &why).await?;
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+    }
+
+    async fn look(&self, machine: &MachineId, fingerprint: &str) -> Word {
+        let word = match published(&self.registry, machine).await {
+            Err(error) => return Word::Unknown(error.to_string()),
+            Ok(None) => Word::Refused(format!("machine {machine} is not present in the registry")),
+            Ok(Some(known)) if known.fingerprint != fingerprint => {
+                Word::Refused(format!("the certificate is not the one that machine {machine} published"))
+            }
+            Ok(Some(_)) => Word::Named,
+        };
+        self.gate.looked(machine, fingerprint, matches!(word, Word::Named));
+        word
+    }
+
+    /// Ends when the registry names the machine no longer, with the reason. One that does not answer ends nothing.
+    async fn until_refused(&self, machine: &MachineId, fingerprint: &str) -> String {
+        loop {
+            tokio::time::sleep(self.holds).await;
+            if let Word::Refused(why) = self.look(machine, fingerprint).await {
+                return why;
+            }
+        }
+    }
+
+    /// Anybody can have this said, so that it is said rarely.
+    fn refused(&self, from: SocketAddr, why: &dyn std::fmt::Display) {
+        match self.gate.refused(Instant::now()) {
+            Some(others) => {
+                tracing::warn!(%why, %from, others, "a connection between machines was refused");
+            }
+            None => tracing::debug!(%why, %from, "a connection between machines was refused"),
         }
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! Started by `wire` where the store is shared by machines. Both ends speak TLS 1.3 with certificates of their own
 //! making; what makes a certificate a machine's is its fingerprint in that machine's `presence`, which each end reads
-//! when a connection opens. So trust equals write access to the registry, and without the registry nobody is asked and
+//! when a connection opens, and the answering one once a minute while it is open. A connection is for one question. So trust equals write access to the registry, and without the registry nobody is asked and
 //! nobody is answered. Serves peer requests only, and reads only.
 //!
 //! | module | for |
 //! |---|---|
 //! | [`keys`] | this machine's key pair and certificate |
 //! | `pin` | TLS with pinned certificates |
+//! | `gate` | what strangers may cost |
 //! | `greeting` | the two lines before the first request |
 //! | [`listener`] | answering |
 //! | [`client`] | asking |
 
 pub mod client;
+mod gate;
 mod greeting;
 pub mod keys;
 pub mod listener;

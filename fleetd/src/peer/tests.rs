@@ -12,12 +12,15 @@ use fleet_registry::keys::{DEFAULT_PREFIX, Key, Keys};
 use fleet_registry::memory::{Link, MemoryStore};
 use fleet_registry::store::{Op, Store, Txn};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
-use super::{Options, PeerClient, PeerKeys, Service};
+use super::gate::{Gate, Looks};
+use super::{Options, PeerClient, PeerKeys, Service, listener};
 use crate::api::ports::Peers;
 use crate::api::tools::{JournalOptions, LocalTools};
 
@@ -36,18 +39,24 @@ struct Pair {
     client_keys: PeerKeys,
     _tools: tempfile::TempDir,
     shutdown: CancellationToken,
+    running: JoinHandle<()>,
 }
 
 impl Pair {
     /// `m1` answers; `m2` may ask.
     async fn start() -> Pair {
+        Pair::with("echo \"$@\"\nexit 3", |_| {}).await
+    }
+
+    /// With this script as `systemctl` and `journalctl` of `m1`, and its listener changed.
+    async fn with(script: &str, change: impl FnOnce(&mut listener::Peers)) -> Pair {
         let store = MemoryStore::new(7);
         let registry = Registry::new(Arc::new(store.clone()), Keys::new(DEFAULT_PREFIX).unwrap(), 1);
         let (server_keys, client_keys) =
             (PeerKeys::generate(&machine("m1")).unwrap(), PeerKeys::generate(&machine("m2")).unwrap());
         let tools = tempfile::tempdir().unwrap();
         let program = tools.path().join("tool");
-        std::fs::write(&program, "#!/bin/sh\necho \"$@\"\nexit 3\n").unwrap();
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let shutdown = CancellationToken::new();
         let options = Options {
@@ -59,8 +68,9 @@ impl Pair {
             heartbeat: Duration::from_millis(100),
             shutdown: shutdown.clone(),
         };
-        let (handle, service) = Service::bind(options).await.unwrap();
-        tokio::spawn(service.run());
+        let (handle, mut service) = Service::bind(options).await.unwrap();
+        change(&mut service.peers);
+        let running = tokio::spawn(service.run());
         let pair = Pair {
             store,
             registry,
@@ -69,6 +79,7 @@ impl Pair {
             client_keys,
             _tools: tools,
             shutdown,
+            running,
         };
         pair.publish("m1", &pair.server_keys).await;
         pair.publish("m2", &pair.client_keys).await;
@@ -90,6 +101,14 @@ impl Pair {
 
     fn client(&self, id: &str, keys: &PeerKeys) -> PeerClient {
         PeerClient::new(self.registry.clone(), machine(id), keys.clone())
+    }
+
+    /// Up to the greeting.
+    async fn connect(&self, keys: &PeerKeys) -> TlsStream<TcpStream> {
+        let config = Arc::new(super::pin::client_config(keys, self.server_keys.fingerprint()).unwrap());
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("fleet-peer").unwrap();
+        tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap()
     }
 
     async fn refusal(&self, client: &PeerClient) -> String {
@@ -170,16 +189,67 @@ async fn a_machine_that_does_not_answer_is_named_before_the_own_client_gives_up(
 #[tokio::test]
 async fn the_listener_refuses_callers_that_it_cannot_look_up() {
     let pair = Pair::start().await;
-    let keys = pair.client_keys.clone();
-    let address = pair.address.to_string();
-    let config = Arc::new(super::pin::client_config(&keys, pair.server_keys.fingerprint()).unwrap());
-    let connector = tokio_rustls::TlsConnector::from(config);
-    let stream = TcpStream::connect(&address).await.unwrap();
-    let name = rustls::pki_types::ServerName::try_from("fleet-peer").unwrap();
-    let mut stream = connector.connect(name, stream).await.unwrap();
+    let mut stream = pair.connect(&pair.client_keys).await;
     pair.store.set_all_links(Link::Refused);
     let refused = super::greeting::introduce(&mut stream, &machine("m2")).await.unwrap_err();
     assert!(refused.to_string().contains("the registry does not answer"), "{refused}");
+}
+
+#[tokio::test]
+async fn strangers_cannot_make_the_listener_ask_the_registry_as_often_as_they_like() {
+    let looks = Looks { at_once: 3, every: Duration::from_secs(3600) };
+    let pair = Pair::with("exit 0", |peers| peers.gate = Gate::new(looks)).await;
+    let known = pair.client("m2", &pair.client_keys);
+    known.status(&machine("m1"), &unit()).await.unwrap();
+    let stranger = pair.client("m2", &PeerKeys::generate(&machine("m2")).unwrap());
+    for word in ["the certificate is not", "the certificate is not", "too many callers that nobody knows"] {
+        let message = pair.refusal(&stranger).await;
+        assert!(message.contains(word), "{message}");
+    }
+    known.status(&machine("m1"), &unit()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_registry_no_longer_names_the_machine() {
+    let script = "echo hello\nexec sleep 1000";
+    let pair = Pair::with(script, |peers| peers.holds = Duration::from_millis(50)).await;
+    let client = pair.client("m2", &pair.client_keys);
+    let options = JournalOptions { lines: None, follow: true, output: "cat".into() };
+    let mut lines = client.journal(&machine("m1"), &unit(), &options).await.unwrap();
+    assert_eq!(lines.next::<JournalLine>().await.unwrap().unwrap().text.as_deref(), Some("hello\n"));
+    // A registry that does not answer takes nothing from who was recognised: four judgements and heartbeats go by.
+    pair.store.set_all_links(Link::Refused);
+    for _ in 0..2 {
+        assert_eq!(lines.next::<JournalLine>().await.unwrap(), Some(JournalLine::default()));
+    }
+    pair.store.set_all_links(Link::Open);
+    pair.withdraw("m2").await;
+    let ended = async { while let Ok(Some(_)) = lines.next::<JournalLine>().await {} };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the stream goes on");
+}
+
+#[tokio::test]
+async fn a_connection_is_for_one_question() {
+    let pair = Pair::start().await;
+    let mut stream = pair.connect(&pair.client_keys).await;
+    super::greeting::introduce(&mut stream, &machine("m2")).await.unwrap();
+    let question = "GET /peer/v1/units/a.service/status HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(question.repeat(2).as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut answers)).await;
+    assert!(read.is_ok(), "the connection was kept");
+    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 1, "{answers}");
+}
+
+#[tokio::test]
+async fn the_listener_ends_while_callers_that_say_nothing_take_all_its_slots() {
+    let mut pair =
+        Pair::with("exit 0", |peers| peers.openings = Arc::new(tokio::sync::Semaphore::new(1))).await;
+    // It has the only slot, and never says who it is.
+    let _silent = pair.connect(&pair.client_keys).await;
+    pair.shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(1), &mut pair.running).await;
+    ended.expect("it waits for a slot").unwrap();
 }
 
 #[tokio::test]
