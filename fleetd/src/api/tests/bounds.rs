@@ -109,7 +109,7 @@ impl Peers for Mute {
 
 #[tokio::test]
 async fn an_answer_that_is_late_blames_nobody_and_says_that_a_change_may_have_been_made() {
-    let limits = Limits { request: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { request: Duration::from_millis(500), ..Limits::default() };
     let lab = Lab::with(limits, |options| options.peers = Some(Arc::new(Mute))).await;
     lab.present("elsewhere", "10.0.0.2").await;
     lab.one("r1", Verb::Start, "a.service", Some(TEXT)).await;
@@ -117,13 +117,13 @@ async fn an_answer_that_is_late_blames_nobody_and_says_that_a_change_may_have_be
     let read = lab.get("/fleet/v2/units/a.service/status").await;
     assert_eq!(read.code(), 503);
     let error = &read.json()["error"];
-    assert_eq!(error["message"], "no answer within 200ms");
+    assert_eq!(error["message"], "no answer within 500ms");
     let remedy = error["remedy"].as_str().unwrap();
     assert!(remedy.contains("the registry or a machine that was asked is slow"), "{remedy}");
 
     lab.store.set_all_links(fleet_registry::memory::Link::Silent);
     let json_type = [("content-type", "application/json")];
-    let unknown = "no answer within 200ms; the change may have been made";
+    let unknown = "no answer within 500ms; the change may have been made";
     for (method, path) in [
         (Method::POST, "/fleet/v2/requests"),
         (Method::POST, "/fleet/v2/cluster/resume"),
