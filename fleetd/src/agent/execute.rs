@@ -11,11 +11,12 @@ use fleet_core::records::Reason;
 use fleet_systemd::{JobId, LoadState, Shadow, Systemd, SystemdError};
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 use unit_files::{ContentHash, RunHash, UnitName};
 
+use super::pins::Pins;
 use super::reload::Reloads;
 use super::{disk, texts};
 
@@ -68,8 +69,7 @@ pub(super) struct Executor {
     pub systemd: Arc<dyn Systemd>,
     pub state_directory: PathBuf,
     pub reloads: Arc<Reloads>,
-    /// Held while pins change.
-    pub pins: Arc<Mutex<()>>,
+    pub pins: Arc<Pins>,
 }
 
 impl Clone for Executor {
@@ -157,11 +157,7 @@ impl Executor {
         let reset: Vec<Option<_>> = stream::iter(reset).buffer_unordered(IN_FLIGHT).collect().await;
         let reset: Vec<(UnitName, Vec<Step>)> = reset.into_iter().flatten().collect();
         let names: Vec<UnitName> = reset.iter().map(|(unit, _)| unit.clone()).collect();
-        let unpinned = {
-            let _pins = self.pins.lock().await;
-            self.systemd.unpin(&names).await
-        };
-        if let Err(error) = unpinned {
+        if let Err(error) = self.pins.unpin(self.systemd.as_ref(), &names).await {
             for unit in names {
                 tell(reports, failed(&unit, &error, false));
                 tell(reports, StepReport::Finished { unit });
@@ -319,28 +315,18 @@ impl Executor {
         Ok(!(install.wanted_by.is_empty() && install.required_by.is_empty()))
     }
 
-    /// Pins all at once, and one by one if that fails, so that one bad name does not keep back the others. Which ones
-    /// are pinned.
+    /// Which ones are pinned.
     async fn pin(&self, units: &[UnitName], reports: &Reports) -> BTreeSet<UnitName> {
         let mut pinned = BTreeSet::new();
-        if units.is_empty() {
-            return pinned;
-        }
-        let _pins = self.pins.lock().await;
-        let all_at_once = self.systemd.pin(units).await;
-        for unit in units {
-            let answer = match &all_at_once {
-                Err(_) if units.len() > 1 => self.systemd.pin(std::slice::from_ref(unit)).await,
-                answer => answer.clone(),
-            };
+        for (unit, answer) in self.pins.pin(self.systemd.as_ref(), units).await {
             match answer {
                 Ok(()) => {
                     tell(reports, StepReport::Pinned { unit: unit.clone() });
-                    pinned.insert(unit.clone());
+                    pinned.insert(unit);
                 }
                 Err(error) => {
-                    tell(reports, failed(unit, &error, false));
-                    tell(reports, StepReport::Finished { unit: unit.clone() });
+                    tell(reports, failed(&unit, &error, false));
+                    tell(reports, StepReport::Finished { unit });
                 }
             }
         }

@@ -20,6 +20,7 @@ mod error;
 mod execute;
 mod fetch;
 mod observe;
+mod pins;
 mod publish;
 mod registry;
 mod reload;

@@ -3,6 +3,7 @@
 //! Events say where to look, never what is true. The picture of a unit is read as a whole, and what ended before the
 //! look began is handed over with it, so that a pass never sees the end of a job beside the state from before it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use fleet_core::Timestamp;
 use fleet_core::reconcile::{EndedJob, Fragment, Job, JobKind, LoadedUnit, Observed, OnDisk, StepFailure};
-use fleet_systemd::{InstalledUnit, JobId, Systemd, SystemdError, SystemdEvent, UnitDetail, UnitStatus};
+use fleet_systemd::{
+    InstalledUnit, JobId, Systemd, SystemdError, SystemdEvent, UnitDetail, UnitState, UnitStatus,
+};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::time::Instant;
@@ -65,7 +68,8 @@ pub(super) struct Observer {
     /// Jobs that were known when the last full look began.
     looked_for: BTreeSet<JobId>,
     dirty: BTreeSet<UnitName>,
-    soft: BTreeSet<UnitName>,
+    /// To be looked at when the delay is over, unless this is what is known by then.
+    soft: BTreeMap<UnitName, Option<UnitState>>,
     soft_due: Option<Instant>,
     is_all_dirty: bool,
     is_first: bool,
@@ -83,7 +87,7 @@ impl Observer {
             busy: BTreeSet::new(),
             looked_for: BTreeSet::new(),
             dirty: BTreeSet::new(),
-            soft: BTreeSet::new(),
+            soft: BTreeMap::new(),
             soft_due: None,
             is_all_dirty: true,
             is_first: true,
@@ -93,6 +97,10 @@ impl Observer {
     /// Something is to be looked at without delay.
     pub(super) fn is_dirty(&self) -> bool {
         self.is_all_dirty || !self.dirty.is_empty()
+    }
+
+    pub(super) fn jobs_under_way(&self) -> usize {
+        self.jobs.len()
     }
 
     pub(super) fn soft_due(&self) -> Option<Instant> {
@@ -118,9 +126,9 @@ impl Observer {
                         self.unclaimed.pop_front();
                     }
                 }
-                self.changed(&unit, observed);
+                self.changed(&unit, None, observed);
             }
-            SystemdEvent::UnitChanged { unit } => self.changed(&unit, observed),
+            SystemdEvent::UnitChanged { unit, state } => self.changed(&unit, state, observed),
             SystemdEvent::Resync => {
                 // The end of any job may have been missed; the list says which still are. Ends that came before the
                 // answer to the call that asked for the job are kept for it.
@@ -131,19 +139,31 @@ impl Observer {
         }
     }
 
-    fn changed(&mut self, unit: &str, observed: &BTreeMap<UnitName, Observed>) {
-        let Some((name, _)) = observed.get_key_value(unit) else { return };
+    fn changed(&mut self, unit: &str, state: Option<UnitState>, observed: &BTreeMap<UnitName, Observed>) {
+        let Some((name, cell)) = observed.get_key_value(unit) else { return };
+        if is_known(cell, state.as_ref()) {
+            return;
+        }
         // A start is a dozen changes, and its end is announced: each look before that would only delay it.
         let has_job = self.busy.contains(name) || self.jobs.values().any(|(of, _)| of == name);
         let due = Instant::now() + if has_job { JOB_DELAY } else { SOFT_DELAY };
-        self.soft.insert(name.clone());
+        match self.soft.entry(name.clone()) {
+            Entry::Vacant(entry) => drop(entry.insert(state)),
+            // What had to be looked at whatever the state still has to be.
+            Entry::Occupied(mut entry) if entry.get().is_some() => drop(entry.insert(state)),
+            Entry::Occupied(_) => {}
+        }
         self.soft_due = Some(self.soft_due.map_or(due, |known| known.min(due)));
     }
 
     /// The delay is over.
-    pub(super) fn harden(&mut self, now: Instant) {
+    pub(super) fn harden(&mut self, now: Instant, observed: &BTreeMap<UnitName, Observed>) {
         if self.soft_due.is_some_and(|due| due <= now) {
-            self.dirty.append(&mut self.soft);
+            let is_news = |(name, state): &(UnitName, Option<UnitState>)| {
+                !observed.get(name).is_some_and(|cell| is_known(cell, state.as_ref()))
+            };
+            let soft = std::mem::take(&mut self.soft).into_iter();
+            self.dirty.extend(soft.filter(is_news).map(|(name, _)| name));
             self.soft_due = None;
         }
     }
@@ -218,7 +238,7 @@ impl Observer {
             self.soft_due = None;
         } else {
             look.names.extend(names.iter().filter(|name| !observed.contains_key(*name)).cloned());
-            self.soft.retain(|name| !look.names.contains(name));
+            self.soft.retain(|name, _| !look.names.contains(name));
         }
         self.taken.0.append(&mut self.ended);
         self.taken.1.append(&mut self.failed);
@@ -327,6 +347,17 @@ impl Observer {
     }
 }
 
+/// The last change of a start is announced after its job, and has been seen by then: a look at every unit again would
+/// be half of all that is asked of systemd.
+fn is_known(cell: &Observed, state: Option<&UnitState>) -> bool {
+    cell.job.is_none()
+        && cell.loaded.as_ref().zip(state).is_some_and(|(loaded, state)| {
+            loaded.active == state.active.as_str()
+                && loaded.sub == state.sub
+                && loaded.state_change == state.state_change
+        })
+}
+
 /// Reads what a look asks for: one list, then each loaded unit.
 ///
 /// # Errors
@@ -423,7 +454,7 @@ mod tests {
         observer.mark_all();
         let names = BTreeSet::from([unit.clone()]);
         observer.begin(&names, &observed, false);
-        let changed = || SystemdEvent::UnitChanged { unit: "a.service".into() };
+        let changed = || SystemdEvent::UnitChanged { unit: "a.service".into(), state: None };
         observer.note(changed(), &observed);
         observer.report(queued(&unit, 7), &mut observed, Timestamp(1));
         observer.report(StepReport::Finished { unit }, &mut observed, Timestamp(1));
@@ -433,6 +464,37 @@ mod tests {
         assert!(observer.is_dirty());
         observer.note(changed(), &observed);
         assert_eq!(observer.soft_due(), Some(Instant::now() + SOFT_DELAY));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_a_look_has_shown_meanwhile_is_no_reason_for_another() {
+        let (mut observer, mut observed, unit) = observer();
+        let names = BTreeSet::from([unit.clone()]);
+        observer.mark_all();
+        observer.begin(&names, &observed, false);
+        let told = |sub: &str| SystemdEvent::UnitChanged {
+            unit: "a.service".into(),
+            state: Some(UnitState {
+                active: fleet_systemd::ActiveState::Active,
+                sub: sub.into(),
+                state_change: 5,
+            }),
+        };
+        let shown = LoadedUnit {
+            active: "active".into(),
+            sub: "running".into(),
+            state_change: 5,
+            ..LoadedUnit::default()
+        };
+        observer.note(told("running"), &observed);
+        observed.entry(unit).or_default().loaded = Some(shown);
+        observer.harden(Instant::now() + JOB_DELAY, &observed);
+        assert!(!observer.is_dirty());
+        observer.note(told("running"), &observed);
+        assert_eq!(observer.soft_due(), None);
+        observer.note(told("exited"), &observed);
+        observer.harden(Instant::now() + JOB_DELAY, &observed);
+        assert!(observer.is_dirty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::records::{ClusterRecord, Extra, HoldRecord, SCHEMA, Settings, Stamp, WitnessRecord};
-use fleet_core::store_trust::{Trust, judge};
+use fleet_core::store_trust::{Member, Trust, judge};
 use fleet_core::{ClusterId, Epoch, Revision};
 use fleet_registry::RegistryError;
 use fleet_registry::lease::{End, LeaseState};
@@ -80,7 +80,7 @@ impl Task {
         let member = self.options.member.get();
         let view = registry.read_trust_view(&self.options.presence.machine).await?;
         let trust = judge(member.as_ref(), view.view());
-        self.judged(&view, &trust);
+        self.judged(member.as_ref(), &view, &trust);
         match &trust {
             Trust::Create => return self.create().await,
             Trust::Join => return self.join(&view).await,
@@ -285,11 +285,18 @@ impl Task {
         }
     }
 
-    fn judged(&mut self, view: &TrustView, trust: &Trust) {
+    fn judged(&mut self, member: Option<&Member>, view: &TrustView, trust: &Trust) {
         self.connected();
         let remedy = trust.remedy();
         self.state.send_if_modified(|state| {
-            let cluster = view.cluster.as_ref().map(|c| (c.value.id.clone(), c.value.epoch));
+            // A store that was restored from before an adoption has forgotten that epoch; the next one is above both.
+            let known =
+                |id: &ClusterId| member.filter(|m| m.cluster == *id).map(|m| m.epoch).unwrap_or_default();
+            let cluster = view.cluster.as_ref().map(|c| {
+                let id = c.value.id.clone();
+                let epoch = c.value.epoch.max(known(&id));
+                (id, epoch)
+            });
             let changed = state.trust.as_ref() != Some(trust) || state.cluster != cluster;
             if changed && !remedy.is_empty() {
                 error!("{remedy}");

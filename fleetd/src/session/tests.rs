@@ -183,6 +183,17 @@ async fn p1_a_store_restored_from_an_older_snapshot_is_put_on_hold_until_it_is_a
     m1.doubt.notify_one();
     let state = m1.until("adopted", SessionState::may_act).await;
     assert_eq!(state.cluster.map(|(_, epoch)| epoch.0), Some(2));
+    // Restored from before that adoption: what is adopted next is told to be above it.
+    m1.stop().await;
+    store.restore(&old);
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    let state = m1.until("held again", |state| matches!(state.trust, Some(Trust::Held { .. }))).await;
+    let (_, seen) = state.cluster.clone().unwrap();
+    assert_eq!(seen.0, 2);
+    looker.adopt(seen, &asked).await.unwrap();
+    m1.doubt.notify_one();
+    let state = m1.until("adopted again", SessionState::may_act).await;
+    assert_eq!(state.cluster.map(|(_, epoch)| epoch.0), Some(3));
 }
 
 #[tokio::test(start_paused = true)]

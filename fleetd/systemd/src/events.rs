@@ -85,7 +85,7 @@ mod tests {
         let sender = EventSender::new();
         let mut events = sender.subscribe();
         for _ in 0..=CAPACITY {
-            sender.send(SystemdEvent::UnitChanged { unit: "a.service".to_owned() });
+            sender.send(SystemdEvent::UnitChanged { unit: "a.service".to_owned(), state: None });
         }
         assert_eq!(events.recv().await, Some(SystemdEvent::Resync));
         sender.send(SystemdEvent::Disconnected);

@@ -22,7 +22,7 @@ pub use events::Events;
 pub use types::{
     ActiveState, CALL_TIMEOUT, ContentHash, Environment, Install, InstalledUnit, InvocationId, JobId,
     JobResult, JobStatus, LoadState, RunHash, Shadow, ShadowKind, SystemdEvent, UnitDetail, UnitName,
-    UnitStatus,
+    UnitState, UnitStatus,
 };
 
 /// What the agent can see and do on its machine.

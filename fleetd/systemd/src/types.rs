@@ -245,13 +245,25 @@ pub struct Shadow {
     pub path: PathBuf,
 }
 
+/// State of a unit without a job: two that are equal are the same moment of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitState {
+    pub active: ActiveState,
+    /// State of its type's own: `running`, `exited`, ...
+    pub sub: String,
+    /// As in [`UnitDetail::state_change`].
+    pub state_change: u64,
+}
+
 /// What happened, in the order in which systemd said so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SystemdEvent {
     /// A job ended. The unit may already be unloaded: read its state from the pin, or trust `result`.
     JobRemoved { job: JobId, unit: String, result: JobResult },
     /// Some state of the unit changed, or it was unloaded. Not a fact, a reason to look.
-    UnitChanged { unit: String },
+    /// `state` is what it was when systemd said so, for a reader who may know it already; none while a job is queued
+    /// for it, and where systemd did not say.
+    UnitChanged { unit: String, state: Option<UnitState> },
     /// Events may have been missed (reload, re-execution, new connection, slow reader): list everything anew.
     Resync,
     /// The bus is gone; calls fail until `Resync`.

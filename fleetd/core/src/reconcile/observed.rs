@@ -22,7 +22,7 @@ pub struct Observed {
     pub is_busy: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadedUnit {
     pub load: String,
     pub active: String,

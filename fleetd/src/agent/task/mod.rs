@@ -18,7 +18,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use rand::RngExt as _;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -29,6 +29,7 @@ use super::error::AgentError;
 use super::execute::{Executor, StepReport, describe};
 use super::fetch::Fetches;
 use super::observe::{Look, Observer, Sight};
+use super::pins::Pins;
 use super::publish::Publisher;
 use super::registry::{AgentRegistry, Committed, OrdersFeed, RegistryFault};
 use super::reload::Reloads;
@@ -37,6 +38,10 @@ use super::{AgentOptions, texts};
 
 /// The first change acts at once; those of a burst share the next pass.
 const PASSES_APART: Duration = Duration::from_millis(5);
+/// From so many jobs under way on, looking at each unit whose job ended would take systemd's time from the others' jobs:
+/// these looks are further apart.
+const BURST: usize = 16;
+const LOOKS_APART: Duration = Duration::from_millis(250);
 /// Longest that a pass waits for texts under way, so that a burst of orders is started together: each wave of starts
 /// costs systemd a scan of its unit directories.
 const TEXTS_WAIT: Duration = Duration::from_millis(25);
@@ -166,7 +171,7 @@ impl Agent {
                 systemd: Arc::clone(&systemd),
                 state_directory: options.state_directory.clone(),
                 reloads: Arc::new(Reloads::new()),
-                pins: Arc::new(Mutex::new(())),
+                pins: Arc::new(Pins::default()),
             },
             observer: Observer::new(options.units_directory.clone()),
             disk: SharedDisk::new(disk),
@@ -269,7 +274,7 @@ impl Agent {
         rows: &mut Option<Rows>,
     ) {
         let now = Instant::now();
-        self.observer.harden(now);
+        self.observer.harden(now, &self.local.observed);
         let is_trusted = feed.view().is_some_and(|view| view.trust.may_act());
         let may_ask = self.rows_not_before.is_none_or(|at| at <= now);
         if rows.is_none() && is_trusted && may_ask && (!self.publisher.has_rows() || self.is_auditing) {
@@ -297,7 +302,9 @@ impl Agent {
         let can_decide = has_rows && self.orders(feed).is_some();
         let is_dirty = self.observer.is_dirty();
         let is_wanted = is_dirty || (self.is_pass_due && can_decide);
-        let apart = self.last_pass.map_or(now, |last| last + PASSES_APART);
+        let is_burst = !self.is_pass_due && self.observer.jobs_under_way() >= BURST;
+        let apart = if is_burst { LOOKS_APART } else { PASSES_APART };
+        let apart = self.last_pass.map_or(now, |last| last + apart);
         let texts = self.texts_until.filter(|_| !is_dirty);
         let times = [Some(apart), self.look_not_before, texts];
         is_wanted.then(|| times.into_iter().flatten().max().unwrap_or(apart))

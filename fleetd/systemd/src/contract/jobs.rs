@@ -44,6 +44,7 @@ pub(super) async fn service_runs_until_it_is_stopped(subject: &mut Subject<'_>) 
     assert!(first.fragment_path.ends_with(name.as_str()), "{}", first.fragment_path);
     assert_eq!(first.loaded_run_hash, Some(hash_of(SLEEPER)));
     assert!(!first.need_daemon_reload);
+    subject.until_told(&name, &first).await;
     // A start of what is active is done and changes nothing.
     assert_eq!(subject.run(&name).await, JobResult::Done);
     assert_eq!(subject.loaded(&name).await, first);

@@ -22,7 +22,7 @@ use crate::{
     Systemd,
     error::SystemdError,
     events::Events,
-    types::{Install, JobId, JobResult, RunHash, SystemdEvent, UnitDetail, UnitName},
+    types::{Install, JobId, JobResult, RunHash, SystemdEvent, UnitDetail, UnitName, UnitState},
 };
 
 const CASE_LIMIT: Duration = Duration::from_secs(60);
@@ -74,6 +74,8 @@ pub(crate) struct Subject<'a> {
     pub systemd: &'a dyn Systemd,
     events: Events,
     ended: BTreeMap<JobId, JobResult>,
+    /// The last state that events told of each unit.
+    told: BTreeMap<String, Option<UnitState>>,
     resyncs: usize,
     names: Vec<UnitName>,
 }
@@ -81,7 +83,7 @@ pub(crate) struct Subject<'a> {
 impl<'a> Subject<'a> {
     pub(crate) fn new(systemd: &'a dyn Systemd) -> Self {
         let events = systemd.events();
-        Self { systemd, events, ended: BTreeMap::new(), resyncs: 0, names: Vec::new() }
+        Self { systemd, events, ended: BTreeMap::new(), told: BTreeMap::new(), resyncs: 0, names: Vec::new() }
     }
 
     /// A name of this suite; it is cleaned up after the case.
@@ -134,7 +136,21 @@ impl<'a> Subject<'a> {
                 self.ended.insert(job, result);
             }
             SystemdEvent::Resync => self.resyncs += 1,
-            SystemdEvent::UnitChanged { .. } | SystemdEvent::Disconnected => {}
+            SystemdEvent::UnitChanged { unit, state } => {
+                self.told.insert(unit, state);
+            }
+            SystemdEvent::Disconnected => {}
+        }
+    }
+
+    /// Waits until events have told what a look shows.
+    pub(crate) async fn until_told(&mut self, name: &UnitName, shown: &UnitDetail) {
+        let UnitDetail { active, sub, state_change, .. } = shown.clone();
+        let shown = Some(UnitState { active, sub, state_change });
+        let limit = Instant::now() + WAIT_LIMIT;
+        while self.told.get(name.as_str()) != Some(&shown) {
+            let event = tokio::time::timeout_at(limit, self.events.recv()).await;
+            self.note(event.expect("the last change is told").expect("events go on"));
         }
     }
 

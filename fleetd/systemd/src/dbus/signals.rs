@@ -1,6 +1,7 @@
 //! Keeps a connection alive and turns systemd's signals into events. One task; it always drains the
 //! connection, because a stream that nobody reads stops all calls, and so it never awaits a call itself.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,16 +11,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 use zbus::{
-    Connection, MessageStream, OwnedObjectPath,
+    Connection, MessageStream, ObjectPath, OwnedObjectPath, Variant,
     connection::Builder,
-    message::{Message, Type},
+    message::{Body, Message, Type},
 };
 
 use crate::{
     dbus::bus::{About, BUS, BUS_PATH, MANAGER, PROPERTIES, SYSTEMD, TO_MANAGER, Target, call_on, translate},
     error::SystemdError,
     events::EventSender,
-    types::{JobId, SystemdEvent},
+    types::{JobId, SystemdEvent, UnitState},
 };
 
 const UNIT_PATHS: &str = "/org/freedesktop/systemd1/unit/";
@@ -129,7 +130,7 @@ async fn read(connection: &Connection, mut stream: MessageStream, events: &Event
             Some(Signal::Event(event)) => events.send(event),
             // Between the two `Reloading` signals every unit is reported as removed; none is.
             Some(Signal::UnitRemoved(unit)) if !is_reloading => {
-                events.send(SystemdEvent::UnitChanged { unit });
+                events.send(SystemdEvent::UnitChanged { unit, state: None });
             }
             Some(Signal::Reloading(active)) => {
                 is_reloading = active;
@@ -168,7 +169,7 @@ fn classify(message: &Message) -> Option<Signal> {
     match (header.interface()?.as_str(), header.member()?.as_str()) {
         (PROPERTIES, "PropertiesChanged") => {
             let unit = unit_of_path(header.path()?.as_str())?;
-            Some(Signal::Event(SystemdEvent::UnitChanged { unit }))
+            Some(Signal::Event(SystemdEvent::UnitChanged { unit, state: told_state(&body) }))
         }
         (MANAGER, "JobRemoved") => {
             let (id, _, unit, result): (u32, OwnedObjectPath, String, String) = body.deserialize().ok()?;
@@ -186,6 +187,16 @@ fn classify(message: &Message) -> Option<Signal> {
         }
         _ => None,
     }
+}
+
+/// The state in a signal of changed properties, if it tells all of it and no job is queued.
+fn told_state(body: &Body) -> Option<UnitState> {
+    let (_, mut changed, _): (&str, HashMap<&str, Variant<'_>>, Vec<&str>) = body.deserialize().ok()?;
+    let (job, _) = <(u32, ObjectPath<'_>)>::try_from(changed.remove("Job")?).ok()?;
+    let active = String::try_from(changed.remove("ActiveState")?).ok()?;
+    let sub = String::try_from(changed.remove("SubState")?).ok()?;
+    let state_change = u64::try_from(changed.remove("StateChangeTimestamp")?).ok()?;
+    (job == 0).then(|| UnitState { active: active.as_str().into(), sub, state_change })
 }
 
 /// `a@1.service` for `…/unit/a_401_2eservice`.

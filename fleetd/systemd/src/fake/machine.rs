@@ -18,7 +18,7 @@ use crate::{
     shadow::template_of,
     types::{
         ActiveState, ContentHash, Install, InstalledUnit, InvocationId, JobId, JobResult, LoadState, Shadow,
-        ShadowKind, SystemdEvent, UnitDetail, UnitName, UnitStatus,
+        ShadowKind, SystemdEvent, UnitDetail, UnitName, UnitState, UnitStatus,
     },
 };
 
@@ -215,13 +215,21 @@ impl Machine {
     }
 
     pub(super) fn changed(&mut self, name: &UnitName) {
-        self.effects.push(Effect::Event(SystemdEvent::UnitChanged { unit: name.to_string() }));
+        let unit = self.units.get(name).filter(|unit| unit.job.is_none());
+        let state = unit.map(|unit| UnitState {
+            active: unit.active.clone(),
+            sub: unit.sub.to_owned(),
+            state_change: unit.state_change,
+        });
+        self.effects.push(Effect::Event(SystemdEvent::UnitChanged { unit: name.to_string(), state }));
     }
 
     pub(super) fn finish_job(&mut self, name: &UnitName, result: JobResult) {
         if let Some(job) = self.units.get_mut(name).and_then(|unit| unit.job.take()) {
             let event = SystemdEvent::JobRemoved { job: job.id, unit: name.to_string(), result };
             self.effects.push(Effect::Event(event));
+            // That there is no job any more is a change as well.
+            self.changed(name);
         }
     }
 
