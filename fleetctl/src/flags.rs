@@ -18,6 +18,9 @@ pub fn go_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Far beyond every wait, and far below what a clock cannot add.
+pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// `90s`, `2m30s`, or a plain number of seconds. Not zero: every wait ends, and `--no-block` is how not to wait.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
@@ -27,6 +30,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }?;
     if read.is_zero() {
         Err("expected more than zero; use --no-block not to wait".to_owned())
+    } else if read > LONGEST {
+        Err("expected at most a year".to_owned())
     } else {
         Ok(read)
     }
@@ -159,6 +164,7 @@ mod tests {
         assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m30s"), Ok(Duration::from_secs(150)));
         assert!(duration("0").is_err() && duration("-1").is_err() && duration("soon").is_err());
+        assert!(duration("1e19").is_err() && duration("365d").is_ok());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use fleet_api::client::{Endpoint, EndpointError, Timeouts};
 
-use crate::flags::go_bool;
+use crate::flags::{LONGEST, go_bool};
 use crate::ssh::SshOptions;
 
 const SSH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -165,10 +165,10 @@ fn expand_home(path: &str, home: Option<String>) -> PathBuf {
 
 fn seconds(flag: &'static str, value: &str) -> Result<Duration, SettingsError> {
     let read = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    read.filter(|duration| !duration.is_zero()).ok_or_else(|| SettingsError::Value {
+    read.filter(|duration| !duration.is_zero() && *duration <= LONGEST).ok_or_else(|| SettingsError::Value {
         flag,
         value: value.to_owned(),
-        expected: "expected seconds, more than zero".to_owned(),
+        expected: "expected seconds, more than zero and at most a year".to_owned(),
     })
 }
 

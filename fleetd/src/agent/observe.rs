@@ -99,10 +99,6 @@ impl Observer {
         self.is_all_dirty || !self.dirty.is_empty()
     }
 
-    pub(super) fn jobs_under_way(&self) -> usize {
-        self.jobs.len()
-    }
-
     pub(super) fn soft_due(&self) -> Option<Instant> {
         self.soft_due
     }

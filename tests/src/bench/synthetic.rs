@@ -7,8 +7,7 @@ use fleet_core::ids::{BootId, ClusterId, Epoch, Generation, MachineId, Nonce, Re
 use fleet_core::plan::{Plan, Policy, Write};
 use fleet_core::records::{
     ClusterRecord, Counters, DesiredState, EngineRole, Extra, GenerationRecord, MachineRecord, Order,
-    PresenceRecord, RowPhase, RunKind, SCHEMA, Settings, Stamp, StateRow, UnitRecord, Versioned,
-    Wanted,
+    PresenceRecord, RowPhase, RunKind, SCHEMA, Settings, Stamp, StateRow, UnitRecord, Versioned, Wanted,
 };
 use fleet_core::time::{Span, Timestamp};
 use fleet_core::world::{Event, World};

@@ -7,9 +7,7 @@ use crate::ApiError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error(
-        "cannot connect to {server}: {source}; check that fleetd runs there and that --endpoint is right"
-    )]
+    #[error("cannot connect to {server}: {source}; {}", remedy(source))]
     Connect { server: String, source: io::Error },
     #[error(
         "cannot connect to {server} within {after:?}; check that fleetd runs there and that --endpoint is right"
@@ -67,6 +65,15 @@ impl ClientError {
                 | ClientError::ResponseTimeout { .. }
                 | ClientError::Silence { .. }
         )
+    }
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run as root, or join the group that the socket belongs to (fleet)"
+        }
+        _ => "check that fleetd runs there and that --endpoint is right",
     }
 }
 

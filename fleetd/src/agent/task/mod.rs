@@ -38,10 +38,6 @@ use super::{AgentOptions, texts};
 
 /// The first change acts at once; those of a burst share the next pass.
 const PASSES_APART: Duration = Duration::from_millis(5);
-/// From so many jobs under way on, looking at each unit whose job ended would take systemd's time from the others' jobs:
-/// these looks are further apart.
-const BURST: usize = 16;
-const LOOKS_APART: Duration = Duration::from_millis(250);
 /// Longest that a pass waits for texts under way, so that a burst of orders is started together: each wave of starts
 /// costs systemd a scan of its unit directories.
 const TEXTS_WAIT: Duration = Duration::from_millis(25);
@@ -302,9 +298,7 @@ impl Agent {
         let can_decide = has_rows && self.orders(feed).is_some();
         let is_dirty = self.observer.is_dirty();
         let is_wanted = is_dirty || (self.is_pass_due && can_decide);
-        let is_burst = !self.is_pass_due && self.observer.jobs_under_way() >= BURST;
-        let apart = if is_burst { LOOKS_APART } else { PASSES_APART };
-        let apart = self.last_pass.map_or(now, |last| last + apart);
+        let apart = self.last_pass.map_or(now, |last| last + PASSES_APART);
         let texts = self.texts_until.filter(|_| !is_dirty);
         let times = [Some(apart), self.look_not_before, texts];
         is_wanted.then(|| times.into_iter().flatten().max().unwrap_or(apart))

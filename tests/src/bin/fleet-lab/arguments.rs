@@ -153,7 +153,7 @@ pub struct Up {
     /// How long a machine may be silent before it counts as lost, such as 15s
     #[arg(long)]
     pub agent_ttl: Option<String>,
-    /// A key of fleetd.toml on every machine, with its value as TOML, such as 'log_level="debug"'; may be repeated
+    /// A key of fleetd.toml on every machine, with its value as TOML, such as 'verbosity=1'; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub config: Vec<String>,
     /// Machines with systemd only
@@ -190,7 +190,7 @@ impl Up {
         }
         for text in &self.config {
             let Some((key, value)) = text.split_once('=') else {
-                anyhow::bail!("--config {text:?}: expected KEY=VALUE such as log_level=\"debug\"");
+                anyhow::bail!("--config {text:?}: expected KEY=VALUE such as verbosity=1");
             };
             options = options.config_key(key.trim(), value.trim());
         }
