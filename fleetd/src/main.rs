@@ -1,5 +1,6 @@
 //! fleetd: one machine of the cluster.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,21 +13,22 @@ use fleet_registry::etcd::{EtcdOptions, EtcdStore, EtcdTls};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
 use fleet_systemd::{DbusSystemd, Systemd as _};
 use fleetd::clock::Clock;
-use fleetd::config::{self, Config, ConfigError, Sources};
+use fleetd::config::reload::{self, Reloader};
+use fleetd::config::{self, Config, ConfigError, Format, Sources};
 use fleetd::engine::LeaseMaker;
 use fleetd::identity::Identity;
 use fleetd::memory;
 use fleetd::notify;
 use fleetd::wire::{Daemon, DaemonOptions, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// Runs the cluster's units on this machine.
 #[derive(Parser, Debug)]
 #[command(name = "fleetd", version, disable_version_flag = true, after_help = help())]
 struct Arguments {
-    /// Configuration file [default: /etc/fleet/fleetd.toml]
-    #[arg(long, value_name = "FILE")]
+    /// Configuration file; one named *.conf is read as fleet 1.0 did [default: /etc/fleet/fleetd.toml]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Print the version
     #[arg(long, short = 'v')]
@@ -39,42 +41,86 @@ struct Arguments {
 enum Command {
     /// Print the version
     Version,
+    /// Print every key's value and where it comes from, and all that keeps fleetd from starting with it
+    CheckConfig {
+        /// toml: for reading; json: for programs
+        #[arg(short, long, value_name = "FORMAT", default_value = "toml")]
+        output: Output,
+        /// Look for the files below this directory instead of /
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+    },
+    /// Print the configuration file that is packaged
+    #[command(hide = true)]
+    ConfigTemplate,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Output {
+    Toml,
+    Json,
 }
 
 fn help() -> String {
     let mut text =
         String::from("Keys of the configuration file; each is also an environment variable FLEET_<KEY>:\n");
     for key in config::KEYS {
-        let default = if key.default.is_empty() { "-" } else { key.default };
+        let default = key.default_text();
+        let default = if default.is_empty() { "-" } else { &default };
         text.push_str(&format!("  {:<26} {} [{default}]\n", key.name, key.help));
     }
     text
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    if arguments.version || matches!(arguments.command, Some(Command::Version)) {
-        #[expect(clippy::print_stdout, reason = "the answer of this invocation")]
-        {
-            println!("fleetd version {VERSION}");
+    let Arguments { config: file, version, command } = Arguments::parse();
+    match command {
+        _ if version => show(&format!("fleetd version {VERSION}\n")),
+        Some(Command::Version) => show(&format!("fleetd version {VERSION}\n")),
+        Some(Command::ConfigTemplate) => show(&config::template()),
+        Some(Command::CheckConfig { output, root }) => {
+            return check_config(&Sources { file, root, environment: Sources::environment() }, output);
         }
-        return ExitCode::SUCCESS;
-    }
-    match start(arguments.config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[expect(clippy::print_stderr, reason = "logging may not be set up yet")]
-            {
-                eprintln!("fleetd: {error:#}");
+        None => {
+            if let Err(error) = start(Sources { file, root: None, environment: Sources::environment() }) {
+                complain(&format!("fleetd: {error:#}\n"));
+                return ExitCode::FAILURE;
             }
-            ExitCode::FAILURE
         }
     }
+    ExitCode::SUCCESS
 }
 
-fn start(file: Option<PathBuf>) -> anyhow::Result<()> {
-    let config = config::load(&Sources { file, environment: std::env::vars().collect() })?;
-    log(config.verbosity);
+/// The answer of this invocation. Whoever asked may have gone away.
+fn show(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Where logging may not be set up yet.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn check_config(sources: &Sources, output: Output) -> ExitCode {
+    let loaded = config::read(sources);
+    let format = match output {
+        Output::Toml => Format::Text,
+        Output::Json => Format::Json,
+    };
+    let (answer, remarks) = config::report(&loaded, format);
+    show(&answer);
+    complain(&remarks);
+    if loaded.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn start(sources: Sources) -> anyhow::Result<()> {
+    let loaded = config::read(&sources).usable()?;
+    let set_verbosity = log(loaded.config.verbosity);
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let reloader =
+        Reloader::new(sources, loaded.config.clone(), move |config| set_verbosity(config.verbosity));
     // One thread serves everything that may wait; leases renew on threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -82,29 +128,41 @@ fn start(file: Option<PathBuf>) -> anyhow::Result<()> {
         .thread_keep_alive(Duration::from_secs(5))
         .build()
         .context("cannot make a runtime")?;
-    runtime.block_on(run(config))
+    runtime.block_on(run(loaded.config, reloader))
 }
 
-fn log(verbosity: u8) {
-    let level = match verbosity {
-        0 => "info",
-        1 => "info,fleetd=debug,fleet_core=debug,fleet_registry=debug,fleet_systemd=debug",
-        _ => "debug",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+/// Starts logging. What it returns changes the verbosity, unless `RUST_LOG` decides.
+fn log(verbosity: u8) -> impl Fn(u8) + Send {
+    let given = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG").ok();
+    let is_given = given.is_some();
     // The journal stamps every line itself.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let builder = tracing_subscriber::fmt()
         .without_time()
         .with_ansi(false)
         .with_writer(std::io::stderr)
-        .init();
+        .with_env_filter(given.unwrap_or_else(|| filter(verbosity)))
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    builder.init();
+    move |verbosity| {
+        if !is_given && let Err(error) = handle.reload(filter(verbosity)) {
+            warn!(%error, "the verbosity stays as it was");
+        }
+    }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+fn filter(verbosity: u8) -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::new(match verbosity {
+        0 => "info",
+        1 => "info,fleetd=debug,fleet_core=debug,fleet_registry=debug,fleet_systemd=debug",
+        _ => "debug",
+    })
+}
+
+async fn run(config: Config, reloader: Reloader) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let etcd = etcd(&config)?;
     let store = Arc::new(EtcdStore::new(&etcd).context("the etcd client cannot be made")?);
     let systemd = DbusSystemd::connect(fleet_systemd::Options {
@@ -128,6 +186,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     notify::ready();
     let tell = notify::run(daemon.status.clone(), daemon.shutdown.clone());
     daemon.supervise(tell);
+    let reload = reload::run(reloader, hangup, daemon.shutdown.clone());
+    daemon.supervise(reload);
     let memory = memory::give_back(daemon.shutdown.clone());
     daemon.supervise(memory);
     tokio::select! {
@@ -170,4 +230,24 @@ fn lease_threads(etcd: EtcdOptions) -> LeaseMaker {
         let options = LeaseOptions::new(name, ttl, u64::from(std::process::id()));
         LeaseKeeper::on_thread(options, move || EtcdStore::new(&etcd))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Arguments {
+        Arguments::try_parse_from(std::iter::once(&"fleetd").chain(words)).unwrap()
+    }
+
+    #[test]
+    fn the_file_may_be_named_before_or_after_the_command() {
+        for words in [["--config", "f.toml", "check-config"], ["check-config", "--config", "f.toml"]] {
+            let arguments = parsed(&words);
+            assert_eq!(arguments.config, Some(PathBuf::from("f.toml")), "{words:?}");
+            assert!(matches!(arguments.command, Some(Command::CheckConfig { output: Output::Toml, .. })));
+        }
+        let json = parsed(&["check-config", "-o", "json", "--root", "/image"]).command;
+        assert!(matches!(json, Some(Command::CheckConfig { output: Output::Json, root: Some(_) })));
+    }
 }

@@ -19,6 +19,14 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// Says that the configuration is read again; [`ready`] ends that. Newer systemds match the two by the time.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => debug!(%error, "systemd is not told of the reload"),
+    }
+}
+
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }

@@ -1,45 +1,36 @@
-//! Configuration: `/etc/fleet/fleetd.toml`, overridden by `FLEET_*` in the environment. Names are fleet 1.0's where it
-//! had one. A value that cannot be used refuses to start and says where it stands and what is expected.
+//! Configuration: files in layers, overridden by `FLEET_*` in the environment. Names are fleet 1.0's where it had one. A
+//! value that cannot be used refuses to start and says where it stands and what is expected.
 //!
-//! Read once by `main`; everything else gets the values.
+//! Read by `main`, at start and with SIGHUP; everything else gets the values. Nothing here changes a file.
 
+mod credentials;
+mod fleet_conf;
 mod keys;
+mod layers;
+mod problem;
+pub mod reload;
+mod report;
+mod rules;
+mod show;
 mod source;
+mod template;
+mod toml_file;
 mod value;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use fleet_core::records::EngineRole;
 
-pub use keys::{KEYS, KeyHelp};
-pub use source::{Sources, load};
-
-/// Where the file is unless `--config` says otherwise.
-pub const DEFAULT_FILE: &str = "/etc/fleet/fleetd.toml";
-
-/// A configuration that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("cannot read the configuration file {}; correct --config or the file's permissions", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{}: {error}", path.display())]
-    Syntax { path: PathBuf, error: String },
-    #[error("{place}: unknown key {key:?}{hint}; `fleetd --help` lists the keys")]
-    UnknownKey { place: String, key: String, hint: String },
-    #[error("{place}: {key} = {value}: expected {expected}")]
-    BadValue { place: String, key: &'static str, value: String, expected: String },
-    #[error(
-        "etcd_servers is not set: fleetd needs an etcd cluster. Set it in {} (etcd_servers = [\"http://10.0.0.1:2379\"]) \
-         or in the environment (FLEET_ETCD_SERVERS)",
-        file.display()
-    )]
-    NoEtcd { file: PathBuf },
-    #[error("{key} cannot read {}; correct the path or the file's permissions", path.display())]
-    Credential { key: &'static str, path: PathBuf, source: std::io::Error },
-}
+pub use keys::{Applies, KEYS, Key};
+pub use layers::{Grammar, Layer};
+pub use problem::{ConfigError, Origin, Problems, Warning};
+pub use report::{Format, report};
+pub use source::{Loaded, Sources, load, read};
+pub use template::template;
 
 /// Effective values.
 #[derive(Clone, Debug)]
@@ -63,6 +54,11 @@ pub struct Config {
     pub state_directory: PathBuf,
     pub runtime_directory: PathBuf,
     pub listen: Vec<Listen>,
+    pub listen_certfile: Option<PathBuf>,
+    pub listen_keyfile: Option<PathBuf>,
+    pub listen_cafile: Option<PathBuf>,
+    /// The three above, if there is a certificate with its key.
+    pub listen_tls: Option<ListenTls>,
     pub peer_listen: Option<SocketAddr>,
     pub offline_start_after: Duration,
     pub token_limit: u16,
@@ -74,6 +70,27 @@ pub struct Config {
 pub enum Listen {
     Unix(PathBuf),
     Tcp(SocketAddr),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Unix(path) => write!(f, "unix://{}", path.display()),
+            Listen::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// What the API shows and asks for on TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenTls {
+    /// The server's certificate, PEM.
+    pub certfile: PathBuf,
+    /// Its key, PEM.
+    pub keyfile: PathBuf,
+    /// The authority of the clients' certificates, PEM. None only if every address in `listen` is a loopback address;
+    /// addresses that systemd passes are not known here.
+    pub cafile: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -96,6 +113,10 @@ impl Default for Config {
             state_directory: PathBuf::from("/var/lib/fleet"),
             runtime_directory: PathBuf::from("/run/fleet"),
             listen: vec![Listen::Unix(PathBuf::from("/run/fleet.sock"))],
+            listen_certfile: None,
+            listen_keyfile: None,
+            listen_cafile: None,
+            listen_tls: None,
             peer_listen: Some(SocketAddr::from(([0, 0, 0, 0], 49154))),
             offline_start_after: Duration::from_secs(8),
             token_limit: 100,

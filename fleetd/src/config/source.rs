@@ -1,88 +1,212 @@
-//! Where values come from: the file, then the environment, which wins.
+//! Where values come from: files in layers, then the environment. Of each key the highest layer counts, as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::PathBuf;
 
-use super::keys::{KEYS, KeyHelp};
-use super::{Config, ConfigError, DEFAULT_FILE};
+use super::fleet_conf;
+use super::keys::{KEYS, Key};
+use super::layers::{Grammar, Layer, layers};
+use super::problem::{ConfigError, Origin, Problems, Warning};
+use super::{Config, credentials, rules, toml_file};
 
 /// What to read. The environment is an argument, so that tests need not change their own.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// `--config`; must exist. None: the default file, which may be missing.
+    /// `--config`; must exist, and stands in the place of `fleetd.toml` and of `fleet.conf`. Not below `root`.
     pub file: Option<PathBuf>,
+    /// `--root`; None: `/`.
+    pub root: Option<PathBuf>,
     /// `FLEET_*` variables; others are ignored.
     pub environment: BTreeMap<String, String>,
+}
+
+impl Sources {
+    /// This process's environment. What is not UTF-8 cannot be a value, and is refused as one.
+    #[must_use]
+    pub fn environment() -> BTreeMap<String, String> {
+        std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .filter(|(name, _)| name.starts_with("FLEET_"))
+            .collect()
+    }
+}
+
+/// A key and the value that one place gives it.
+#[derive(Clone, Debug)]
+pub(super) struct Assignment {
+    pub key: &'static Key,
+    pub value: toml::Value,
+    pub origin: Origin,
+}
+
+/// What was read, fit for use or not.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Effective values; of use only if there are no problems.
+    pub config: Config,
+    /// Where each value comes from that is not the default, by key.
+    pub origins: BTreeMap<&'static str, Origin>,
+    /// Keys that were set although they have no effect, with their values.
+    pub(super) idle: BTreeMap<&'static str, toml::Value>,
+    /// Files, lowest first; those that do not exist are left out.
+    pub files: Vec<Layer>,
+    pub warnings: Vec<Warning>,
+    pub problems: Vec<ConfigError>,
+}
+
+impl Loaded {
+    /// # Errors
+    /// fleetd cannot run with it.
+    pub fn usable(self) -> Result<Loaded, Problems> {
+        if self.problems.is_empty() { Ok(self) } else { Err(Problems(self.problems)) }
+    }
+
+    #[must_use]
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
 }
 
 /// Reads the configuration.
 ///
 /// # Errors
-/// Unknown keys, bad values, a missing `etcd_servers`: each names its place and what is expected.
-pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
+/// Everything that keeps fleetd from running with it: files that cannot be read, unknown keys, bad values, keys that miss
+/// others. Each names its place and what is expected.
+pub fn load(sources: &Sources) -> Result<Config, Problems> {
+    read(sources).usable().map(|loaded| loaded.config)
+}
+
+/// Reads the configuration, and finds all that is wrong with it.
+#[must_use]
+pub fn read(sources: &Sources) -> Loaded {
+    let (layers, mut problems) = layers(sources);
+    let mut files = Vec::new();
+    let mut warnings = Vec::new();
+    let mut assignments = Vec::new();
+    for layer in layers {
+        if layer.masked_by.is_none() {
+            match text(&layer) {
+                Ok(Some(text)) => {
+                    let read = read_text(&layer, &text);
+                    assignments.extend(read.assignments);
+                    warnings.extend(read.warnings);
+                    problems.extend(read.problems);
+                }
+                Ok(None) => continue,
+                Err(problem) => problems.push(problem),
+            }
+        }
+        files.push(layer);
+    }
+    for (variable, text) in &sources.environment {
+        let Some(name) = variable.strip_prefix("FLEET_") else { continue };
+        let origin = Origin::Environment { variable: variable.clone() };
+        match find(&origin, &name.to_ascii_lowercase()) {
+            Ok(key) => {
+                assignments.push(Assignment { key, value: toml::Value::String(text.clone()), origin });
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let merged = merge(assignments, &mut problems);
+    let mut loaded = Loaded { problems, files, warnings, ..merged };
+    rules::check(&mut loaded, &sources.main_file());
+    credentials::check(&mut loaded, sources.root.as_deref());
+    loaded
+}
+
+/// None: it is not there, and need not be.
+fn text(layer: &Layer) -> Result<Option<String>, ConfigError> {
+    let bytes = match std::fs::read(&layer.path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && layer.may_be_missing => return Ok(None),
+        Err(source) => return Err(ConfigError::Read { path: layer.path.clone(), source }),
+    };
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let origin = Origin::File { path: layer.path.clone(), line };
+        ConfigError::Syntax { origin, expected: "not UTF-8 text".to_owned(), found: None }
+    })
+}
+
+fn read_text(layer: &Layer, text: &str) -> fleet_conf::Read {
+    if layer.grammar == Grammar::Fleet1 {
+        return fleet_conf::read(&layer.path, text);
+    }
+    let (assignments, problems) = toml_file::assignments(&layer.path, text);
+    let warnings = assignments.iter().filter_map(|assignment| {
+        let text = fleet_conf::without_effect(assignment.key, &assignment.value)?;
+        Some(Warning { origin: assignment.origin.clone(), text })
+    });
+    fleet_conf::Read { warnings: warnings.collect(), assignments, problems }
+}
+
+/// The last assignment of each key counts, but every one has to be usable: what is hidden today shows tomorrow.
+fn merge(assignments: Vec<Assignment>, problems: &mut Vec<ConfigError>) -> Loaded {
+    let mut winners: Vec<Assignment> = Vec::new();
+    for assignment in assignments {
+        let mut scratch = Config::default();
+        if let Err(expected) = (assignment.key.set)(&mut scratch, &assignment.value) {
+            let Assignment { key, value, origin } = assignment;
+            problems.push(ConfigError::BadValue {
+                origin,
+                key: key.name,
+                value: shown(key, &value),
+                expected,
+            });
+            continue;
+        }
+        winners.retain(|winner| winner.key.name != assignment.key.name);
+        winners.push(assignment);
+    }
     let mut config = Config::default();
-    let path = sources.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-    match std::fs::read_to_string(&path) {
-        Ok(text) => from_file(&mut config, &path.display().to_string(), &text)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => {}
-        Err(source) => return Err(ConfigError::Read { path, source }),
+    let mut origins = BTreeMap::new();
+    let mut idle = BTreeMap::new();
+    for Assignment { key, value, origin } in winners {
+        let before = config.engine;
+        // Each was tried above.
+        let _ = (key.set)(&mut config, &value);
+        if key.show.is_none() {
+            if config.engine != before {
+                origins.insert("engine", origin.clone());
+            }
+            idle.insert(key.name, value);
+        }
+        origins.insert(key.name, origin);
     }
-    for (name, text) in &sources.environment {
-        let Some(key) = name.strip_prefix("FLEET_") else { continue };
-        let key = key.to_ascii_lowercase();
-        let place = format!("environment variable {name}");
-        let help = find(&place, &key)?;
-        set(&mut config, &place, help, &toml::Value::String(text.clone()))?;
-    }
-    if config.etcd_certfile.is_some() != config.etcd_keyfile.is_some() {
-        let (key, value, other) = match &config.etcd_certfile {
-            Some(path) => ("etcd_certfile", path, "etcd_keyfile"),
-            None => (
-                "etcd_keyfile",
-                config.etcd_keyfile.as_ref().expect("one of the two is set"),
-                "etcd_certfile",
-            ),
-        };
-        let (place, value) = (path.display().to_string(), value.display().to_string());
-        return Err(ConfigError::BadValue { place, key, value, expected: format!("{other} beside it") });
-    }
-    if config.etcd_servers.is_empty() {
-        return Err(ConfigError::NoEtcd { file: path });
-    }
-    Ok(config)
+    Loaded { config, origins, idle, files: Vec::new(), warnings: Vec::new(), problems: Vec::new() }
 }
 
-fn from_file(config: &mut Config, place: &str, text: &str) -> Result<(), ConfigError> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
-        path: PathBuf::from(place),
-        error: error.to_string(),
-    })?;
-    for (key, value) in &table {
-        let help = find(place, key)?;
-        set(config, place, help, value)?;
+/// The value, unless it is a secret or an address with one inside.
+pub(super) fn shown(key: &Key, value: &toml::Value) -> String {
+    let text = value.to_string();
+    if key.is_secret || (key.name == "etcd_servers" && text.contains('@')) {
+        return "(hidden)".to_owned();
     }
-    Ok(())
+    text
 }
 
-fn find(place: &str, key: &str) -> Result<&'static KeyHelp, ConfigError> {
-    if let Some(help) = KEYS.iter().find(|help| help.name == key) {
-        return Ok(help);
+/// The key of this name, or what to say of a name that is none.
+pub(super) fn find(origin: &Origin, name: &str) -> Result<&'static Key, ConfigError> {
+    if let Some(key) = Key::named(name) {
+        return Ok(key);
     }
-    let near = KEYS.iter().map(|help| (strsim::jaro_winkler(help.name, key), help.name));
+    let near = KEYS.iter().map(|key| (strsim::jaro_winkler(key.name, name), key.name));
     let near = near.filter(|(likeness, _)| *likeness > 0.85).max_by(|a, b| a.0.total_cmp(&b.0));
     let hint = near.map(|(_, name)| format!(" (did you mean {name}?)")).unwrap_or_default();
-    Err(ConfigError::UnknownKey { place: place.to_owned(), key: key.to_owned(), hint })
+    Err(ConfigError::UnknownKey { origin: origin.clone(), key: name.to_owned(), hint })
 }
 
-fn set(
-    config: &mut Config,
-    place: &str,
-    key: &'static KeyHelp,
-    value: &toml::Value,
-) -> Result<(), ConfigError> {
-    (key.set)(config, value).map_err(|expected| {
-        // A password is not repeated into logs.
-        let shown = if key.name.contains("password") { "(hidden)".to_owned() } else { value.to_string() };
-        ConfigError::BadValue { place: place.to_owned(), key: key.name, value: shown, expected }
-    })
+impl Loaded {
+    /// Keys about which nothing more can be said, because what was given for them is refused already.
+    pub(super) fn refused_keys(&self) -> BTreeSet<String> {
+        self.problems.iter().filter_map(|problem| problem.key().map(str::to_owned)).collect()
+    }
+
+    /// Whether keys may be missing only because their file could not be read.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.problems.iter().any(ConfigError::hides_keys)
+    }
 }

@@ -1,0 +1,89 @@
+//! Keys that need one another. Speaks only of keys whose own values are usable.
+
+use std::path::Path;
+
+use super::problem::ConfigError;
+use super::source::Loaded;
+use super::{Config, Listen, ListenTls};
+
+/// Adds what is missing to the problems, and puts together what belongs together.
+pub(super) fn check(loaded: &mut Loaded, main_file: &Path) {
+    let refused = loaded.refused_keys();
+    // What seems to be missing may stand where nobody could read it.
+    if !loaded.is_incomplete() {
+        let is_known = |keys: &[&str]| !keys.iter().any(|key| refused.contains(*key));
+        let config = &loaded.config;
+        let mut found = Vec::new();
+        if is_known(&["etcd_certfile", "etcd_keyfile"]) {
+            let pair = [("etcd_certfile", &config.etcd_certfile), ("etcd_keyfile", &config.etcd_keyfile)];
+            found.extend(half_of_a_pair(loaded, pair));
+        }
+        if is_known(&["listen_certfile", "listen_keyfile"]) {
+            let pair =
+                [("listen_certfile", &config.listen_certfile), ("listen_keyfile", &config.listen_keyfile)];
+            found.extend(half_of_a_pair(loaded, pair));
+        }
+        if is_known(&["listen", "listen_certfile", "listen_keyfile", "listen_cafile"]) {
+            found.extend(open_to_the_network(loaded));
+            found.extend(clients_without_server(loaded));
+        }
+        if config.etcd_servers.is_empty() && is_known(&["etcd_servers"]) {
+            found.push(ConfigError::NoEtcd { file: main_file.to_owned() });
+        }
+        loaded.problems.extend(found);
+    }
+    loaded.config.listen_tls = listen_tls(&loaded.config);
+}
+
+fn bad(loaded: &Loaded, key: &'static str, value: &str, expected: String) -> ConfigError {
+    ConfigError::BadValue { origin: loaded.origin(key), key, value: value.to_owned(), expected }
+}
+
+fn half_of_a_pair(
+    loaded: &Loaded,
+    pair: [(&'static str, &Option<std::path::PathBuf>); 2],
+) -> Option<ConfigError> {
+    let [(first, first_path), (second, second_path)] = pair;
+    let (key, path, other) = match (first_path, second_path) {
+        (Some(path), None) => (first, path, second),
+        (None, Some(path)) => (second, path, first),
+        _ => return None,
+    };
+    Some(bad(loaded, key, &path.display().to_string(), format!("{other} beside it")))
+}
+
+/// One problem for each key that an address of the network misses.
+fn open_to_the_network(loaded: &Loaded) -> Vec<ConfigError> {
+    let config = &loaded.config;
+    let is_open = |listen: &&Listen| matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback());
+    let Some(open) = config.listen.iter().find(is_open) else { return Vec::new() };
+    let needed = [
+        ("listen_certfile", &config.listen_certfile, "the server's certificate"),
+        ("listen_keyfile", &config.listen_keyfile, "the key of the server's certificate"),
+        ("listen_cafile", &config.listen_cafile, "the authority of the clients' certificates"),
+    ];
+    let missing = needed.into_iter().filter(|(_, path, _)| path.is_none());
+    missing
+        .map(|(key, _, what)| {
+            let expected = format!(
+                "{key} beside it ({what}, PEM), or a loopback address: whoever reaches the API is root on every machine, \
+                 so clients on the network have to show a certificate"
+            );
+            bad(loaded, "listen", &open.to_string(), expected)
+        })
+        .collect()
+}
+
+fn clients_without_server(loaded: &Loaded) -> Option<ConfigError> {
+    let config = &loaded.config;
+    let path = config.listen_cafile.as_ref()?;
+    (config.listen_certfile.is_none() && config.listen_keyfile.is_none()).then(|| {
+        let expected = "listen_certfile and listen_keyfile beside it: clients show certificates only to a server with one";
+        bad(loaded, "listen_cafile", &path.display().to_string(), expected.to_owned())
+    })
+}
+
+fn listen_tls(config: &Config) -> Option<ListenTls> {
+    let (certfile, keyfile) = config.listen_certfile.clone().zip(config.listen_keyfile.clone())?;
+    Some(ListenTls { certfile, keyfile, cafile: config.listen_cafile.clone() })
+}

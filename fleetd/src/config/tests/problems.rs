@@ -1,0 +1,163 @@
+//! What is said of a configuration that cannot be used.
+
+use super::*;
+
+/// The only problem of a line, which stands in line 2.
+fn refused(line: &str) -> String {
+    let problems = Machine::with(line).problems();
+    assert_eq!(problems.len(), 1, "{line}: {problems:?}");
+    problems[0].replace("/etc/fleet/fleetd.toml", "FILE")
+}
+
+#[test]
+fn a_bad_value_names_file_line_key_value_and_what_is_expected() {
+    assert_eq!(
+        refused("agent_ttl = \"15\""),
+        "FILE:2: agent_ttl = \"15\": expected a time between 3s and 1h with its unit, such as 15s"
+    );
+    assert_eq!(refused("engine = \"yes\""), "FILE:2: engine = \"yes\": expected auto or never");
+    assert_eq!(refused("token_limit = 0"), "FILE:2: token_limit = 0: expected a number from 1 to 65535");
+    assert!(refused("listen = [\"tcp://localhost:49153\"]").contains("with an IP address"));
+    assert!(refused("metadata = \"a=b,=c\"").contains("key=value"));
+    assert!(
+        refused("agent_tll = \"15s\"")
+            .contains("FILE:2: unknown key \"agent_tll\" (did you mean agent_ttl?)")
+    );
+    assert_eq!(refused("agent_ttl"), "FILE:2: not TOML: key with no value, expected `=` in \"agent_ttl\"");
+    let mut machine = Machine::with("");
+    machine.set("FLEET_ETCD_SERVERS", "127.0.0.1:2379");
+    assert_eq!(
+        machine.problems(),
+        [
+            "environment variable FLEET_ETCD_SERVERS: etcd_servers = \"127.0.0.1:2379\": expected http://HOST:PORT or \
+          https://HOST:PORT, one for each etcd member"
+        ]
+    );
+}
+
+#[test]
+fn every_problem_is_reported_not_only_the_first() {
+    let mut machine = Machine::new();
+    machine.write(
+        "etc/fleet/fleetd.toml",
+        "etcd_servers = []\nagent_ttl \"15s\"\ntoken_limit = 0\n\nengine = maybe\nspeed = 5\nverbosity = 999\n",
+    );
+    machine.write("etc/fleet/fleetd.d/a.toml", "listen = 5");
+    machine.write("run/fleet/fleetd.d/b.toml", "metadata = [");
+    machine.set("FLEET_ENGINE", "maybe");
+    machine.set("FLEET_SPEED", "1");
+    let places: Vec<String> = machine
+        .problems()
+        .iter()
+        .map(|problem| problem.split(": ").take(2).collect::<Vec<_>>().join(": "))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "/etc/fleet/fleetd.toml:2: not TOML",
+            "/etc/fleet/fleetd.toml:5: not TOML",
+            "/etc/fleet/fleetd.toml:6: unknown key \"speed\"; `fleetd --help` lists the keys",
+            "/run/fleet/fleetd.d/b.toml:1: not TOML",
+            "environment variable FLEET_SPEED: unknown key \"speed\"; `fleetd --help` lists the keys",
+            "/etc/fleet/fleetd.toml:3: token_limit = 0",
+            "/etc/fleet/fleetd.toml:7: verbosity = 999",
+            "/etc/fleet/fleetd.d/a.toml:1: listen = 5",
+            "environment variable FLEET_ENGINE: engine = \"maybe\"",
+        ],
+        "and not that etcd_servers is missing, which a file that could not be read may hold"
+    );
+    let told = load(&machine.sources()).unwrap_err().to_string();
+    assert!(told.starts_with("the configuration has 9 faults:\n  "), "{told}");
+    assert_eq!(told.lines().count(), 10);
+}
+
+#[test]
+fn a_value_that_another_hides_has_to_be_usable_too() {
+    let mut machine = Machine::with("agent_ttl = \"soon\"");
+    machine.set("FLEET_AGENT_TTL", "20s");
+    assert!(machine.problems()[0].starts_with("/etc/fleet/fleetd.toml:2: agent_ttl = \"soon\""));
+}
+
+#[test]
+fn without_etcd_servers_it_refuses_and_names_the_key() {
+    let machine = Machine::new();
+    let problems = machine.problems();
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0].starts_with("etcd_servers is not set")
+            && problems[0].contains("FLEET_ETCD_SERVERS")
+            && problems[0].contains("/etc/fleet/fleetd.toml"),
+        "{problems:?}"
+    );
+    let machine = Machine::new();
+    machine.write("etc/fleet/fleetd.toml", "etcd_servers = [\"10.0.0.1\"]");
+    assert_eq!(machine.problems().len(), 1, "what is there and wrong is not missing");
+}
+
+#[test]
+fn secrets_are_not_repeated() {
+    let secret = "hunter2";
+    for line in [
+        "etcd_password = [\"hunter2\"]",
+        "etcd_password \"hunter2\"",
+        "etcd_password = hunter2",
+        "etcd_pasword = \"hunter2\"",
+        "etcd_password = \"hunter2",
+        "etcd.password = \"hunter2\"",
+        "etcd_cafile etcd@hunter2",
+    ] {
+        let refused = refused(line);
+        assert!(!refused.contains(secret), "{refused}");
+    }
+    let machine = Machine::new();
+    machine.write("etc/fleet/fleetd.toml", "etcd_servers = \"http://me:hunter2@host:2379\"");
+    let problems = machine.problems();
+    assert!(problems[0].contains("etcd_servers = (hidden)"), "{problems:?}");
+}
+
+#[test]
+fn a_file_that_is_no_text_names_the_line() {
+    let machine = Machine::with("");
+    std::fs::write(machine.path("etc/fleet/fleetd.toml"), b"verbosity = 1\n# \xff\n").unwrap();
+    assert_eq!(machine.problems(), ["/etc/fleet/fleetd.toml:2: not UTF-8 text"]);
+}
+
+#[test]
+fn a_directory_is_no_file() {
+    let mut machine = Machine::with("");
+    machine.file = Some(machine.path("etc/fleet"));
+    assert!(machine.problems()[0].starts_with("cannot read the configuration file /etc/fleet;"));
+}
+
+#[test]
+fn names_of_fleet_1_0_that_have_no_meaning_here_do_not_keep_it_from_starting() {
+    let old = "disable_watches = \"false\"\nenable_grpc = true\nverify_units = \"1\"\nsystemd_user = \"false\"\n\
+               authorized_keys_file = \"/root/keys\"\nengine_reconcile_interval = 2";
+    let machine = Machine::with(old);
+    assert_eq!(machine.problems(), Vec::<String>::new());
+    let warned: Vec<String> =
+        machine.warnings().iter().filter_map(|text| text.split(": ").nth(1).map(str::to_owned)).collect();
+    assert_eq!(warned, ["enable_grpc", "verify_units", "authorized_keys_file", "engine_reconcile_interval"]);
+    assert!(refused("systemd_user = true").contains("expected false"));
+}
+
+#[test]
+fn what_is_shown_of_a_value_is_taken_again() {
+    for key in KEYS {
+        if let Some(shown) = key.default() {
+            let mut config = Config::default();
+            (key.set)(&mut config, &shown).unwrap();
+            assert_eq!((key.show.unwrap())(&config), shown, "{}", key.name);
+        }
+    }
+    let text = "agent_ttl = \"1m30s\"\nlisten = [\"unix:///a\", \"tcp://[::1]:5\"]\nmetadata = \"a=b\"\n\
+                public_ip = \"::1\"\npeer_listen = \"\"\netcd_request_timeout = 0.25\nengine = \"never\"";
+    let config = Machine::with(text).config();
+    let mut again = Config::default();
+    for key in KEYS {
+        if let Some(show) = key.show {
+            (key.set)(&mut again, &show(&config)).unwrap();
+        }
+    }
+    assert_eq!(format!("{config:?}"), format!("{again:?}"));
+}
