@@ -83,7 +83,9 @@ fn main() -> ExitCode {
         }
         None => {
             if let Err(error) = start(Sources { file, root: None, environment: Sources::environment() }) {
-                complain(&format!("fleetd: {error:#}\n"));
+                let why = format!("{error:#}");
+                complain(&format!("fleetd: {why}\n"));
+                notify::cannot_start(&why);
                 return ExitCode::FAILURE;
             }
         }

@@ -27,6 +27,11 @@ pub fn reloading() {
     }
 }
 
+/// Leaves the reason in `systemctl status` for as long as the service is down.
+pub fn cannot_start(why: &str) {
+    tell(&[NotifyState::Status(why.lines().next().unwrap_or_default())]);
+}
+
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }

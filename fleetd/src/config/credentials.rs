@@ -10,7 +10,7 @@ use rustls::sign::CertifiedKey;
 
 use super::Config;
 use super::problem::ConfigError;
-use super::source::Loaded;
+use super::source::{Loaded, read_bounded};
 
 /// Adds what is wrong with the files to the problems. `root`: where their paths begin; None: `/`.
 pub(super) fn check(loaded: &mut Loaded, root: Option<&Path>) {
@@ -43,7 +43,7 @@ impl Look<'_> {
         let path = path(&self.loaded.config).clone()?;
         let below = path.strip_prefix("/").unwrap_or(&path);
         let place = self.root.map_or_else(|| path.clone(), |root| root.join(below));
-        match std::fs::read(&place) {
+        match read_bounded(&place) {
             Ok(bytes) => Some((path, bytes)),
             Err(error) => {
                 self.refuse(key, &path, &format!("a file that can be read; {}: {error}", place.display()));

@@ -29,7 +29,7 @@ pub use keys::{Applies, KEYS, Key};
 pub use layers::{Grammar, Layer};
 pub use problem::{ConfigError, Origin, Problems, Warning};
 pub use report::{Format, report};
-pub use source::{Loaded, Sources, load, read};
+pub use source::{Loaded, Sources, load, read, read_text};
 pub use template::template;
 
 /// Effective values.

@@ -1,8 +1,8 @@
 //! Where values come from: files in layers, then the environment. Of each key the highest layer counts, as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use super::fleet_conf;
 use super::keys::{KEYS, Key};
@@ -88,7 +88,7 @@ pub fn read(sources: &Sources) -> Loaded {
         if layer.masked_by.is_none() {
             match text(&layer) {
                 Ok(Some(text)) => {
-                    let read = read_text(&layer, &text);
+                    let read = parse(&layer.path, layer.grammar, &text);
                     assignments.extend(read.assignments);
                     warnings.extend(read.warnings);
                     problems.extend(read.problems);
@@ -113,12 +113,46 @@ pub fn read(sources: &Sources) -> Loaded {
     let mut loaded = Loaded { problems, files, warnings, ..merged };
     rules::check(&mut loaded, &sources.main_file());
     credentials::check(&mut loaded, sources.root.as_deref());
+    sort_by_place(&mut loaded);
     loaded
+}
+
+/// Judges one text as if it were all there is, looking at no file, no environment and no certificate.
+#[must_use]
+pub fn read_text(text: &str, grammar: Grammar) -> Loaded {
+    let path = PathBuf::from("text");
+    let mut read = parse(&path, grammar, text);
+    let merged = merge(read.assignments, &mut read.problems);
+    let mut loaded = Loaded { problems: read.problems, warnings: read.warnings, ..merged };
+    rules::check(&mut loaded, &path);
+    sort_by_place(&mut loaded);
+    loaded
+}
+
+/// As one reads: file by file, lowest first, line by line; then the environment, then what stands nowhere.
+fn sort_by_place(loaded: &mut Loaded) {
+    let files = &loaded.files;
+    loaded.problems.sort_by_key(|problem| match problem.origin() {
+        Some(Origin::File { path, line }) => (files.iter().position(|file| file.path == path), 0, line),
+        Some(Origin::Environment { .. }) => (Some(files.len()), 1, 0),
+        Some(Origin::Default) | None => (Some(files.len()), 2, 0),
+    });
+}
+
+/// A whole file of a size that a person may have written: a path can lead to a device without an end.
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    const MOST: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 MiB"));
+    }
+    Ok(bytes)
 }
 
 /// None: it is not there, and need not be.
 fn text(layer: &Layer) -> Result<Option<String>, ConfigError> {
-    let bytes = match std::fs::read(&layer.path) {
+    let bytes = match read_bounded(&layer.path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound && layer.may_be_missing => return Ok(None),
         Err(source) => return Err(ConfigError::Read { path: layer.path.clone(), source }),
@@ -131,11 +165,11 @@ fn text(layer: &Layer) -> Result<Option<String>, ConfigError> {
     })
 }
 
-fn read_text(layer: &Layer, text: &str) -> fleet_conf::Read {
-    if layer.grammar == Grammar::Fleet1 {
-        return fleet_conf::read(&layer.path, text);
+fn parse(path: &Path, grammar: Grammar, text: &str) -> fleet_conf::Read {
+    if grammar == Grammar::Fleet1 {
+        return fleet_conf::read(path, text);
     }
-    let (assignments, problems) = toml_file::assignments(&layer.path, text);
+    let (assignments, problems) = toml_file::assignments(path, text);
     let warnings = assignments.iter().filter_map(|assignment| {
         let text = fleet_conf::without_effect(assignment.key, &assignment.value)?;
         Some(Warning { origin: assignment.origin.clone(), text })

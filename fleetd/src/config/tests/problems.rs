@@ -55,13 +55,13 @@ fn every_problem_is_reported_not_only_the_first() {
         places,
         [
             "/etc/fleet/fleetd.toml:2: not TOML",
+            "/etc/fleet/fleetd.toml:3: token_limit = 0",
             "/etc/fleet/fleetd.toml:5: not TOML",
             "/etc/fleet/fleetd.toml:6: unknown key \"speed\"; `fleetd --help` lists the keys",
-            "/run/fleet/fleetd.d/b.toml:1: not TOML",
-            "environment variable FLEET_SPEED: unknown key \"speed\"; `fleetd --help` lists the keys",
-            "/etc/fleet/fleetd.toml:3: token_limit = 0",
             "/etc/fleet/fleetd.toml:7: verbosity = 999",
             "/etc/fleet/fleetd.d/a.toml:1: listen = 5",
+            "/run/fleet/fleetd.d/b.toml:1: not TOML",
+            "environment variable FLEET_SPEED: unknown key \"speed\"; `fleetd --help` lists the keys",
             "environment variable FLEET_ENGINE: engine = \"maybe\"",
         ],
         "and not that etcd_servers is missing, which a file that could not be read may hold"
@@ -160,4 +160,21 @@ fn what_is_shown_of_a_value_is_taken_again() {
         }
     }
     assert_eq!(format!("{config:?}"), format!("{again:?}"));
+}
+
+#[test]
+fn a_file_without_an_end_is_refused() {
+    let mut machine = Machine::with("etcd_cafile = \"/zero\"");
+    machine.link("zero", "/dev/zero");
+    assert!(machine.problems()[0].contains("more than 1 MiB"));
+    machine.file = Some("/dev/zero".into());
+    assert!(machine.problems()[0].contains("more than 1 MiB"));
+}
+
+#[test]
+fn any_text_is_judged_without_looking_at_files() {
+    let toml = read_text("agent_ttl = \"1s\"\netcd_cafile = \"/nowhere\"", Grammar::Toml);
+    assert_eq!(toml.problems.len(), 2, "{:?}", toml.problems);
+    let old = read_text("etcd_servers=http://a:1\netcd_cafile=/nowhere", Grammar::Fleet1);
+    assert!(old.problems.is_empty(), "{:?}", old.problems);
 }
