@@ -29,8 +29,10 @@ pub struct Connection {
 impl Connection {
     pub fn new(settings: &Settings) -> Connection {
         let client = match &settings.ssh.tunnel {
-            Some(tunnel) => settings.ssh.client(tunnel, &settings.endpoint, settings.timeouts),
-            None => Client::new(settings.endpoint.clone(), settings.timeouts),
+            Some(tunnel) => {
+                settings.ssh.client(tunnel, &settings.endpoint, settings.tls.clone(), settings.timeouts)
+            }
+            None => Client::secured(settings.endpoint.clone(), settings.tls.clone(), settings.timeouts),
         };
         Connection { client, debug: settings.debug }
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use fleet_api::client::{Endpoint, EndpointError, Timeouts};
+use fleet_api::client::{Endpoint, EndpointError, Timeouts, Tls, TlsError, TlsOptions};
 
 use crate::flags::{LONGEST, go_bool};
 use crate::ssh::SshOptions;
@@ -18,7 +18,7 @@ const DEFAULT_ENDPOINT: &str = "unix:///var/run/fleet.sock";
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct GlobalFlags {
-    /// Where fleetd listens: unix:///PATH, file:///PATH or http://HOST:PORT
+    /// Where fleetd listens: unix:///PATH, file:///PATH, https://HOST:PORT or http://HOST:PORT
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub endpoint: Option<String>,
     /// Seconds to wait for an answer of the API
@@ -46,12 +46,19 @@ pub struct GlobalFlags {
     etcd_certfile: Option<String>,
     #[arg(long, global = true, hide = true)]
     etcd_cafile: Option<String>,
-    #[arg(long, global = true, hide = true)]
-    key_file: Option<String>,
-    #[arg(long, global = true, hide = true)]
+    /// This client's certificate for an https endpoint, PEM
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     cert_file: Option<String>,
-    #[arg(long, global = true, hide = true)]
+    /// Key of that certificate, PEM
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    key_file: Option<String>,
+    /// Authority of the server's certificate, PEM [default: those of this system]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     ca_file: Option<String>,
+    /// Take whoever answers for the server
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Global options")]
+    insecure_skip_tls_verify: Option<String>,
     /// User for SSH [default: core]
     #[arg(long, global = true, value_name = "USER", help_heading = "Global options")]
     ssh_username: Option<String>,
@@ -73,6 +80,8 @@ pub struct GlobalFlags {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub endpoint: Endpoint,
+    /// For an https endpoint, and for no other.
+    pub tls: Option<Tls>,
     pub timeouts: Timeouts,
     pub debug: bool,
     pub ssh: SshOptions,
@@ -81,16 +90,22 @@ pub struct Settings {
 }
 
 /// Why no client can be made; printed after `Unable to initialize client: `.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{given} needs {missing} beside it: a certificate is of no use without its key")]
+    HalfIdentity { given: &'static str, missing: &'static str },
     #[error("unrecognized driver {0:?}")]
     UnknownDriver(String),
     #[error(
         "{flag} is gone: the client speaks only the API; give --endpoint the socket of a machine's fleetd"
     )]
     Etcd { flag: &'static str },
+    #[error("{flag} is gone: the client speaks only the API; for an https endpoint of fleetd give {instead}")]
+    EtcdTls { flag: &'static str, instead: &'static str },
     #[error("{flag}: {value:?} is not valid: {expected}")]
     Value { flag: &'static str, value: String, expected: String },
 }
@@ -98,7 +113,7 @@ pub enum SettingsError {
 impl SettingsError {
     /// Whether the command line is at fault, not what it asks for.
     pub fn is_usage(&self) -> bool {
-        matches!(self, SettingsError::Value { .. })
+        matches!(self, SettingsError::Value { .. } | SettingsError::HalfIdentity { .. })
     }
 }
 
@@ -116,14 +131,16 @@ impl Settings {
             Some("etcd") => return Err(SettingsError::Etcd { flag: "--driver=etcd" }),
             Some(other) => return Err(SettingsError::UnknownDriver(other.to_owned())),
         }
-        for (flag, name, shown) in [
-            (&flags.etcd_key_prefix, "ETCD_KEY_PREFIX", "--etcd-key-prefix"),
-            (&flags.etcd_keyfile, "ETCD_KEYFILE", "--etcd-keyfile"),
-            (&flags.etcd_certfile, "ETCD_CERTFILE", "--etcd-certfile"),
-            (&flags.etcd_cafile, "ETCD_CAFILE", "--etcd-cafile"),
+        if given(&flags.etcd_key_prefix, "ETCD_KEY_PREFIX").is_some() {
+            return Err(SettingsError::Etcd { flag: "--etcd-key-prefix" });
+        }
+        for (value, name, flag, instead) in [
+            (&flags.etcd_keyfile, "ETCD_KEYFILE", "--etcd-keyfile", "--key-file"),
+            (&flags.etcd_certfile, "ETCD_CERTFILE", "--etcd-certfile", "--cert-file"),
+            (&flags.etcd_cafile, "ETCD_CAFILE", "--etcd-cafile", "--ca-file"),
         ] {
-            if given(flag, name).is_some() {
-                return Err(SettingsError::Etcd { flag: shown });
+            if given(value, name).is_some() {
+                return Err(SettingsError::EtcdTls { flag, instead });
             }
         }
         let mut warnings = Vec::new();
@@ -151,7 +168,34 @@ impl Settings {
             tunnel: given(&flags.tunnel, "TUNNEL"),
         };
         let debug = boolean("--debug", given(&flags.debug, "DEBUG"), false)?;
-        Ok(Settings { endpoint: Endpoint::parse(first)?, timeouts, debug, ssh, warnings })
+        let endpoint = Endpoint::parse(first)?;
+        let file = |flag: &Option<String>, name: &str| given(flag, name).map(PathBuf::from);
+        let unverified = given(&flags.insecure_skip_tls_verify, "INSECURE_SKIP_TLS_VERIFY");
+        let options = TlsOptions {
+            identity: identity(file(&flags.cert_file, "CERT_FILE"), file(&flags.key_file, "KEY_FILE"))?,
+            ca: file(&flags.ca_file, "CA_FILE"),
+            is_unverified: boolean("--insecure-skip-tls-verify", unverified, false)?,
+        };
+        // A profile may set the variables for good; they matter where TLS is spoken.
+        let tls = if endpoint.is_tls() { Some(Tls::new(&options)?) } else { None };
+        if tls.is_some() && options.is_unverified {
+            warnings.push(format!(
+                "whoever answers at {endpoint} is taken for the server: --insecure-skip-tls-verify"
+            ));
+        }
+        Ok(Settings { endpoint, tls, timeouts, debug, ssh, warnings })
+    }
+}
+
+fn identity(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<(PathBuf, PathBuf)>, SettingsError> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(SettingsError::HalfIdentity { given: "--cert-file", missing: "--key-file" }),
+        (None, Some(_)) => Err(SettingsError::HalfIdentity { given: "--key-file", missing: "--cert-file" }),
     }
 }
 
@@ -215,6 +259,29 @@ mod tests {
         assert!(message("FLEETCTL_SSH_TIMEOUT", "0").contains("--ssh-timeout"));
         assert!(message("FLEETCTL_REQUEST_TIMEOUT", "soon").contains("expected seconds"));
         assert!(message("FLEETCTL_DEBUG", "maybe").contains("true or false"));
+    }
+
+    #[test]
+    fn the_flags_about_tls_matter_at_an_https_endpoint() {
+        let missing = [("FLEETCTL_CA_FILE", "/nonexistent/ca.pem")];
+        assert!(with(&missing, &GlobalFlags::default()).unwrap().tls.is_none());
+        let secure = [missing[0], ("FLEETCTL_ENDPOINT", "https://h:1")];
+        let error = with(&secure, &GlobalFlags::default()).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read /nonexistent/ca.pem: "), "{error}");
+        let unverified = [("FLEETCTL_INSECURE_SKIP_TLS_VERIFY", "true"), secure[1]];
+        let settings = with(&unverified, &GlobalFlags::default()).unwrap();
+        assert!(settings.tls.is_some() && settings.warnings[0].contains("https://h:1"), "{settings:?}");
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_are_given_together() {
+        for (name, missing) in [("FLEETCTL_CERT_FILE", "--key-file"), ("FLEETCTL_KEY_FILE", "--cert-file")] {
+            let error = with(&[(name, "/x.pem")], &GlobalFlags::default()).unwrap_err();
+            assert!(error.is_usage() && error.to_string().contains(missing), "{error}");
+        }
+        let old =
+            with(&[("FLEETCTL_ETCD_CAFILE", "/x.pem")], &GlobalFlags::default()).unwrap_err().to_string();
+        assert!(old.contains("--ca-file"), "{old}");
     }
 
     #[test]

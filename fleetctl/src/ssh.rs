@@ -10,11 +10,11 @@ use std::process::Stdio;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fleet_api::client::{Client, Endpoint, Timeouts};
+use fleet_api::client::{Client, Endpoint, Timeouts, Tls};
 use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf, join};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// An answer through a tunnel may have to wait for a person who confirms a host key.
+/// An answer through a tunnel, and with TLS already the connection, may have to wait for a person who confirms a host key.
 const TUNNELED_RESPONSE: Duration = Duration::from_secs(60);
 
 /// Where the ssh behind a `ProxyCommand` connects to: the outer one puts the machine's address and port there.
@@ -103,15 +103,20 @@ impl SshOptions {
     }
 
     /// A client whose connections go through the tunnel, one `ssh` each.
-    pub fn client(&self, tunnel: &str, endpoint: &Endpoint, timeouts: Timeouts) -> Client {
+    pub fn client(&self, tunnel: &str, endpoint: &Endpoint, tls: Option<Tls>, timeouts: Timeouts) -> Client {
         let words = self.forward(tunnel, endpoint);
         let known_hosts = self.known_hosts_file.clone();
-        let timeouts = Timeouts { response: timeouts.response.max(TUNNELED_RESPONSE), ..timeouts };
+        let timeouts = Timeouts {
+            connect: timeouts.connect.max(TUNNELED_RESPONSE),
+            response: timeouts.response.max(TUNNELED_RESPONSE),
+            ..timeouts
+        };
         let dial = move || {
             let started = make_directory_of(&known_hosts).and_then(|()| Tunneled::start(&words));
             async move { started }
         };
-        Client::over(format!("{endpoint} through {tunnel}"), dial, timeouts)
+        let name = format!("{endpoint} through {tunnel}");
+        Client::through(name, endpoint.clone(), tls, dial, timeouts)
     }
 
     /// Runs `words` with this terminal; the exit code of what ran there, 255 if it was not reached.

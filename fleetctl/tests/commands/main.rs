@@ -2,4 +2,5 @@
 
 mod changes;
 mod fake;
+mod tls;
 mod views;

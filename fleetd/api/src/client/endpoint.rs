@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::ByteStream;
+use super::tls::{Tls, TlsOptions, server_name};
 
-/// `unix:///run/fleet.sock`, `file:///run/fleet.sock` or `http://host:port/prefix`.
+/// `unix:///run/fleet.sock`, `file:///run/fleet.sock`, `https://host:port/prefix` or `http://host:port/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     Unix { path: PathBuf },
-    Tcp { host: String, port: u16, prefix: String },
+    Tcp { host: String, port: u16, prefix: String, is_tls: bool },
 }
 
 /// Why a text is no endpoint. The first three messages are those of fleet 1.0.
@@ -29,15 +30,13 @@ pub enum EndpointError {
     HostWithoutNetwork { host: String, scheme: String },
     #[error("endpoint {0:?} names no socket; write unix:///run/fleet.sock")]
     NoPath(String),
-    #[error("endpoint {0:?} names no host; write http://HOST:PORT")]
+    #[error("endpoint {0:?} names no host; write https://HOST:PORT")]
     NoHost(String),
+    #[error("endpoint {endpoint:?}: {host:?} is neither a DNS name nor an address; write https://HOST:PORT")]
+    BadHost { endpoint: String, host: String },
     #[error("endpoint {0:?}: the port is no number from 1 to 65535")]
     BadPort(String),
-    #[error(
-        "endpoint {0:?}: TLS is not supported by this release; use the unix socket of a machine, http on a trusted network, or an SSH forwarding of the socket"
-    )]
-    NoTls(String),
-    #[error("endpoint {endpoint:?}: scheme {scheme:?} is not supported; use unix, file or http")]
+    #[error("endpoint {endpoint:?}: scheme {scheme:?} is not supported; use unix, file, http or https")]
     UnknownScheme { endpoint: String, scheme: String },
 }
 
@@ -61,8 +60,8 @@ impl Endpoint {
         };
         match scheme.to_ascii_lowercase().as_str() {
             "unix" | "file" => Endpoint::socket(text, scheme, rest),
-            "http" => Endpoint::network(text, rest),
-            "https" => Err(EndpointError::NoTls(text.to_owned())),
+            "http" => Endpoint::network(text, rest, false),
+            "https" => Endpoint::network(text, rest, true),
             "" => Err(EndpointError::NoScheme),
             other => {
                 Err(EndpointError::UnknownScheme { endpoint: text.to_owned(), scheme: other.to_owned() })
@@ -81,7 +80,7 @@ impl Endpoint {
         Ok(Endpoint::Unix { path: PathBuf::from(path) })
     }
 
-    fn network(text: &str, rest: &str) -> Result<Endpoint, EndpointError> {
+    fn network(text: &str, rest: &str, is_tls: bool) -> Result<Endpoint, EndpointError> {
         let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         // A colon inside brackets belongs to an IPv6 address.
         let (host, port) = match authority.rsplit_once(':') {
@@ -92,7 +91,11 @@ impl Endpoint {
         if host.is_empty() {
             return Err(EndpointError::NoHost(text.to_owned()));
         }
+        if is_tls && server_name(host).is_none() {
+            return Err(EndpointError::BadHost { endpoint: text.to_owned(), host: host.to_owned() });
+        }
         let port = match port {
+            None if is_tls => 443,
             None => 80,
             Some(port) => {
                 let port: u16 = port.parse().map_err(|_| EndpointError::BadPort(text.to_owned()))?;
@@ -102,7 +105,14 @@ impl Endpoint {
                 port
             }
         };
-        Ok(Endpoint::Tcp { host: host.to_owned(), port, prefix: prefix.trim_end_matches('/').to_owned() })
+        let prefix = prefix.trim_end_matches('/').to_owned();
+        Ok(Endpoint::Tcp { host: host.to_owned(), port, prefix, is_tls })
+    }
+
+    /// Whether TLS is spoken there.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Endpoint::Tcp { is_tls: true, .. })
     }
 
     /// What goes before every path.
@@ -131,15 +141,30 @@ impl Endpoint {
         }
     }
 
-    pub(super) async fn connect(&self) -> io::Result<Box<dyn ByteStream>> {
+    pub(super) async fn connect(&self, tls: Option<&Tls>) -> io::Result<Box<dyn ByteStream>> {
         match self {
             Endpoint::Unix { path } => Ok(Box::new(UnixStream::connect(path).await?)),
             Endpoint::Tcp { host, port, .. } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
-                Ok(Box::new(stream))
+                self.secure(tls, stream).await
             }
         }
+    }
+
+    /// A stream that leads there, with TLS over it if the endpoint says so. Without `tls` the server is verified by the
+    /// authorities of this system.
+    pub(super) async fn secure<S: ByteStream + 'static>(
+        &self,
+        tls: Option<&Tls>,
+        stream: S,
+    ) -> io::Result<Box<dyn ByteStream>> {
+        let Endpoint::Tcp { host, is_tls: true, .. } = self else { return Ok(Box::new(stream)) };
+        let tls = match tls {
+            Some(tls) => tls.clone(),
+            None => Tls::new(&TlsOptions::default()).map_err(io::Error::other)?,
+        };
+        Ok(Box::new(tls.connect(host, stream).await?))
     }
 }
 
@@ -147,7 +172,10 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Endpoint::Unix { path } => write!(f, "unix://{}", path.display()),
-            Endpoint::Tcp { prefix, .. } => write!(f, "http://{}{prefix}", self.host()),
+            Endpoint::Tcp { prefix, is_tls, .. } => {
+                let scheme = if *is_tls { "https" } else { "http" };
+                write!(f, "{scheme}://{}{prefix}", self.host())
+            }
         }
     }
 }
@@ -169,6 +197,9 @@ mod tests {
         assert_eq!(read("http://10.0.0.1:49153/p/"), "http://10.0.0.1:49153/p");
         assert_eq!(read("http://[fd00::1]:1/"), "http://[fd00::1]:1");
         assert_eq!(read("http://[fd00::1]"), "http://[fd00::1]:80");
+        assert_eq!(read("https://node1.example.org:49153"), "https://node1.example.org:49153");
+        assert_eq!(read("https://h/p"), "https://h:443/p");
+        assert_eq!(read("HTTPS://[fd00::1]:1"), "https://[fd00::1]:1");
     }
 
     #[test]
@@ -179,7 +210,7 @@ mod tests {
         );
         assert_eq!(read("/run/fleet.sock"), "URL scheme undefined");
         assert!(read("unix://var/run").starts_with("unable to connect to host \"var\" with scheme \"unix\""));
-        assert!(read("https://h").contains("TLS"));
+        assert!(read("https://user@h").contains("\"user@h\" is neither a DNS name nor an address"));
         assert!(read("ftp://h").contains("\"ftp\""));
         assert!(read("http://h:0").contains("port"));
         assert!(read("http://:80").contains("no host"));

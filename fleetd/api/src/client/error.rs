@@ -3,19 +3,23 @@
 use std::io;
 use std::time::Duration;
 
+use super::tls_problem::TlsProblem;
 use crate::ApiError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("cannot connect to {server}: {source}; {}", remedy(source))]
     Connect { server: String, source: io::Error },
+    /// The handshake failed, or the server refused this client's certificate right after it.
+    #[error("cannot connect to {server}: {problem}")]
+    Tls { server: String, problem: TlsProblem },
     #[error(
         "cannot connect to {server} within {after:?}; check that fleetd runs there and that --endpoint is right"
     )]
     ConnectTimeout { server: String, after: Duration },
     #[error("no answer to {request} from {server} within {after:?}; a longer --request-timeout may help")]
     ResponseTimeout { server: String, request: String, after: Duration },
-    #[error("connection to {server} broke during {path}: {source}")]
+    #[error("connection to {server} broke during {path}: {source}{}", hint(source))]
     Transport { server: String, path: String, source: hyper::Error },
     #[error("answer of {server} to {path} ended early: {source}")]
     Body { server: String, path: String, source: Box<dyn std::error::Error + Send + Sync> },
@@ -52,7 +56,10 @@ impl ClientError {
     /// Whether the server was never reached, so that nothing can have happened.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, ClientError::Connect { .. } | ClientError::ConnectTimeout { .. })
+        matches!(
+            self,
+            ClientError::Connect { .. } | ClientError::Tls { .. } | ClientError::ConnectTimeout { .. }
+        )
     }
 
     /// Whether the connection failed while the request was under way, so that its outcome is unknown.
@@ -66,6 +73,11 @@ impl ClientError {
                 | ClientError::Silence { .. }
         )
     }
+}
+
+/// A server that speaks TLS answers a plain request with bytes that are no HTTP.
+fn hint(source: &hyper::Error) -> &'static str {
+    if source.is_parse() { "; if TLS is spoken there, write https:// in --endpoint" } else { "" }
 }
 
 fn remedy(source: &io::Error) -> &'static str {

@@ -1,4 +1,4 @@
-//! An HTTP/1 client over any byte stream: a unix socket, TCP, or what the caller dials.
+//! An HTTP/1 client over any byte stream: a unix socket, TCP, TLS, or what the caller dials.
 //!
 //! The command line uses it, and one fleetd that asks another. It keeps one idle connection, bounds the time to connect
 //! and the time to an answer, and decodes errors. It never decides to ask again, except when a kept connection turns out
@@ -7,6 +7,8 @@
 mod endpoint;
 mod error;
 mod stream;
+mod tls;
+mod tls_problem;
 
 use std::fmt;
 use std::future::Future;
@@ -28,6 +30,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::ClientError;
 pub use stream::NdjsonStream;
+pub use tls::{Tls, TlsError, TlsOptions};
+pub use tls_problem::TlsProblem;
 
 use crate::ErrorBody;
 
@@ -84,14 +88,44 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
+    /// The server of an `https` endpoint is verified by the authorities of this system.
     #[must_use]
     pub fn new(endpoint: Endpoint, timeouts: Timeouts) -> Client {
+        Client::secured(endpoint, None, timeouts)
+    }
+
+    /// As [`new`](Client::new), and `tls` says whom to believe and what to show at an `https` endpoint.
+    #[must_use]
+    pub fn secured(endpoint: Endpoint, tls: Option<Tls>, timeouts: Timeouts) -> Client {
         let (name, host, prefix) = (endpoint.to_string(), endpoint.host(), endpoint.prefix().to_owned());
         let dial: Dial = Box::new(move || {
-            let endpoint = endpoint.clone();
-            Box::pin(async move { endpoint.connect().await })
+            let (endpoint, tls) = (endpoint.clone(), tls.clone());
+            Box::pin(async move { endpoint.connect(tls.as_ref()).await })
         });
         Client { dial, name, host, prefix, timeouts, idle: Mutex::new(None) }
+    }
+
+    /// A client of `endpoint` over streams of the caller's making that lead there; `name` is what messages call the
+    /// server. TLS is spoken inside them if the endpoint says so.
+    pub fn through<F, S>(
+        name: impl Into<String>,
+        endpoint: Endpoint,
+        tls: Option<Tls>,
+        dial: impl Fn() -> F + Send + Sync + 'static,
+        timeouts: Timeouts,
+    ) -> Client
+    where
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: ByteStream + 'static,
+    {
+        // Without TLS a server answers only names of its own, and such a stream ends on its machine.
+        let host = if endpoint.is_tls() { endpoint.host() } else { "localhost".to_owned() };
+        let prefix = endpoint.prefix().to_owned();
+        let dial: Dial = Box::new(move || {
+            let (dialing, endpoint, tls) = (dial(), endpoint.clone(), tls.clone());
+            Box::pin(async move { endpoint.secure(tls.as_ref(), dialing.await?).await })
+        });
+        Client { dial, name: name.into(), host, prefix, timeouts, idle: Mutex::new(None) }
     }
 
     /// A client over streams of the caller's making; `name` is what messages call the server.
@@ -245,7 +279,13 @@ impl Client {
         let dialed = tokio::time::timeout(self.timeouts.connect, (self.dial)()).await;
         let stream = match dialed {
             Ok(Ok(stream)) => stream,
-            Ok(Err(source)) => return Err(ClientError::Connect { server: self.name.clone(), source }),
+            Ok(Err(source)) => {
+                let server = self.name.clone();
+                return Err(match TlsProblem::behind(&source) {
+                    Some(problem) => ClientError::Tls { server, problem },
+                    None => ClientError::Connect { server, source },
+                });
+            }
             Err(_) => {
                 let after = self.timeouts.connect;
                 return Err(ClientError::ConnectTimeout { server: self.name.clone(), after });
@@ -307,8 +347,16 @@ impl Client {
         ))
     }
 
+    /// With TLS 1.3 a server judges the client's certificate when the client's part of the handshake is over, so that its
+    /// refusal is found where the answer should be.
     fn transport(&self, path: &str, source: hyper::Error) -> ClientError {
-        ClientError::Transport { server: self.name.clone(), path: path.to_owned(), source }
+        let server = self.name.clone();
+        match TlsProblem::behind(&source) {
+            Some(
+                problem @ (TlsProblem::ClientCertificateMissing | TlsProblem::ClientCertificateRefused(_)),
+            ) => ClientError::Tls { server, problem },
+            _ => ClientError::Transport { server, path: path.to_owned(), source },
+        }
     }
 
     fn response_timeout(&self, method: &Method, path: &str) -> ClientError {
