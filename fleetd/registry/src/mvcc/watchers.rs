@@ -1,6 +1,6 @@
-//! Who watches what in the in-memory store, indexed so that a change costs its own watchers only.
+//! Who watches what, indexed so that a change costs its own watchers only.
 //!
-//! Called by the store's handle with its lock held. A thousand agents watching a prefix each must
+//! Called by a store with its lock held. A thousand agents watching a prefix each must
 //! not make every write a walk over a thousand watchers.
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,11 +17,13 @@ struct Watcher {
     client: Arc<str>,
     ranges: Vec<KeyRange>,
     previous: bool,
-    replies: mpsc::UnboundedSender<WatchReply>,
+    replies: mpsc::Sender<WatchReply>,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Watchers {
+#[derive(Debug)]
+pub(crate) struct Watchers {
+    /// Replies that may wait for a watcher, beside the history it asked for.
+    backlog: usize,
     next_id: u64,
     all: HashMap<u64, Watcher>,
     by_key: HashMap<Bytes, Vec<u64>>,
@@ -32,29 +34,35 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
+    /// A watcher that is `backlog` replies behind is given up: its stream ends after them.
+    pub fn new(backlog: usize) -> Self {
+        Self {
+            backlog,
+            next_id: 0,
+            all: HashMap::new(),
+            by_key: HashMap::new(),
+            by_prefix: HashMap::new(),
+            prefix_lengths: BTreeMap::new(),
+            spans: Vec::new(),
+        }
+    }
+
     /// Adds a watcher and sends it the history it asked for, one reply a revision.
     pub fn add(
         &mut self,
         client: Arc<str>,
         request: WatchRequest,
         state: &State,
-    ) -> mpsc::UnboundedReceiver<WatchReply> {
+    ) -> mpsc::Receiver<WatchReply> {
         self.forget_gone();
-        let (replies, receiver) = mpsc::unbounded_channel();
+        let history = state.history_from(request.from).count();
+        let (replies, receiver) = mpsc::channel(self.backlog + history);
         let watcher = Watcher { client, ranges: request.keys, previous: request.previous, replies };
-        let mut batch: Vec<WatchEvent> = Vec::new();
-        let mut revision = Revision(0);
-        for event in state.events_from(request.from) {
-            if !watcher.ranges.iter().any(|range| range.contains(&event.kv().key)) {
-                continue;
-            }
-            if event.kv().mod_revision != revision {
-                watcher.send(revision, std::mem::take(&mut batch));
-                revision = event.kv().mod_revision;
-            }
-            batch.push(event.clone());
+        for commit in state.history_from(request.from) {
+            let is_watched =
+                |event: &&WatchEvent| watcher.ranges.iter().any(|range| range.contains(&event.kv().key));
+            watcher.send(commit.revision, commit.events.iter().filter(is_watched).cloned().collect());
         }
-        watcher.send(revision, batch);
         self.index(watcher);
         receiver
     }
@@ -104,15 +112,14 @@ impl Watchers {
 
     /// Tells everybody concerned of one committed revision.
     pub fn announce(&mut self, commit: &Commit) {
-        let (revision, events) = commit;
         let mut batches: BTreeMap<u64, Vec<WatchEvent>> = BTreeMap::new();
-        for event in events {
+        for event in &commit.events {
             for id in self.concerned(&event.kv().key) {
                 batches.entry(id).or_default().push(event.clone());
             }
         }
         for (id, batch) in batches {
-            let delivered = self.all.get(&id).is_some_and(|watcher| watcher.send(*revision, batch));
+            let delivered = self.all.get(&id).is_some_and(|watcher| watcher.send(commit.revision, batch));
             if !delivered {
                 self.remove(id);
             }
@@ -141,7 +148,7 @@ impl Watchers {
         for id in ids {
             if let Some(watcher) = self.all.get(&id) {
                 // A watcher that is gone needs no farewell.
-                let _ = watcher.replies.send(WatchReply::Cancelled { reason: reason.clone() });
+                let _ = watcher.replies.try_send(WatchReply::Cancelled { reason: reason.clone() });
             }
             self.remove(id);
         }
@@ -149,7 +156,7 @@ impl Watchers {
 }
 
 impl Watcher {
-    /// `false`: the watcher is gone.
+    /// `false`: the watcher is gone, or too far behind.
     fn send(&self, revision: Revision, mut events: Vec<WatchEvent>) -> bool {
         if events.is_empty() {
             return true;
@@ -160,7 +167,7 @@ impl Watcher {
                 *previous = None;
             }
         }
-        self.replies.send(WatchReply::Events(WatchBatch { revision, events })).is_ok()
+        self.replies.try_send(WatchReply::Events(WatchBatch { revision, events })).is_ok()
     }
 }
 
