@@ -11,6 +11,7 @@
 //! | [`leader`], [`groups`] | engine: leadership, and writing a plan |
 //! | [`presence`], [`commit`] | agent: presence, acknowledgements and state rows |
 //! | [`cluster`], [`units`], [`machines`] | what operators ask for |
+//! | [`export`], [`document`] | the whole cluster as one document, and back |
 //! | [`events`], [`contents`], [`upkeep`] | the event log, and what the leader tidies up |
 
 use std::sync::Arc;
@@ -24,8 +25,10 @@ pub mod cluster;
 pub mod commit;
 pub mod contents;
 mod counters;
+pub mod document;
 pub mod entry;
 pub mod events;
+pub mod export;
 pub mod follow;
 pub mod groups;
 pub mod leader;

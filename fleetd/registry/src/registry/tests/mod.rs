@@ -26,6 +26,7 @@ mod agent;
 mod codec;
 mod engine;
 mod etcd;
+mod export;
 mod operator;
 mod reads;
 mod upkeep;
