@@ -8,7 +8,7 @@ use fleet_api::client::{Client, ClientError, NdjsonStream};
 use fleet_api::paths;
 use fleet_api::v2::{
     AdoptReport, AdoptRequest, ChangeReport, ChangeRequest, ClusterView, Done, EventList, Explanation,
-    MachineList, Requester, StateList, StatusReport, UnitList, UnitView, WaitRequest,
+    HealthView, MachineList, Requester, StateList, StatusReport, UnitList, UnitView, WaitRequest,
 };
 
 use crate::output;
@@ -104,6 +104,10 @@ impl Connection {
 
     pub async fn cluster(&self) -> Result<ClusterView, ClientError> {
         self.traced("GET", paths::CLUSTER, self.client.get(paths::CLUSTER)).await
+    }
+
+    pub async fn health(&self) -> Result<HealthView, ClientError> {
+        self.traced("GET", paths::CLUSTER_HEALTH, self.client.get(paths::CLUSTER_HEALTH)).await
     }
 
     pub async fn adopt(&self, request: &AdoptRequest) -> Result<AdoptReport, ClientError> {

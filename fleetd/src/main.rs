@@ -12,6 +12,7 @@ use fleet_core::BootId;
 use fleet_registry::etcd::{EtcdOptions, EtcdStore, EtcdTls};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
 use fleet_systemd::{DbusSystemd, Systemd as _};
+use fleetd::api::{Passed, passed};
 use fleetd::clock::Clock;
 use fleetd::config::reload::{self, Reloader};
 use fleetd::config::{self, Config, ConfigError, Format, Sources};
@@ -123,6 +124,8 @@ fn start(sources: Sources) -> anyhow::Result<()> {
     }
     let reloader =
         Reloader::new(sources, loaded.config.clone(), move |config| set_verbosity(config.verbosity));
+    // It changes the environment, which threads would see.
+    let passed = passed::take()?;
     // One thread serves everything that may wait; leases renew on threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -130,7 +133,7 @@ fn start(sources: Sources) -> anyhow::Result<()> {
         .thread_keep_alive(Duration::from_secs(5))
         .build()
         .context("cannot make a runtime")?;
-    runtime.block_on(run(loaded.config, reloader))
+    runtime.block_on(run(loaded.config, reloader, passed))
 }
 
 /// Starts logging. What it returns changes the verbosity, unless `RUST_LOG` decides.
@@ -161,7 +164,7 @@ fn filter(verbosity: u8) -> tracing_subscriber::EnvFilter {
     })
 }
 
-async fn run(config: Config, reloader: Reloader) -> anyhow::Result<()> {
+async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
@@ -183,6 +186,7 @@ async fn run(config: Config, reloader: Reloader) -> anyhow::Result<()> {
         lease: lease_threads(etcd),
         systemd: Arc::new(systemd),
         clock: Clock::Wall,
+        passed,
     })
     .await?;
     notify::ready();

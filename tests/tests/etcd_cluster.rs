@@ -138,6 +138,7 @@ impl Machine {
             }),
             systemd: Arc::new(self.systemd.clone()),
             clock: Clock::Wall,
+            passed: Vec::new(),
         });
         self.daemon = Some(daemon.await.unwrap());
     }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use clap::{Args, Subcommand};
 use fleet_api::v2::{AdoptEffect, AdoptRequest, ClusterView, Requester};
 
+use super::health;
 use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
@@ -26,6 +27,9 @@ pub enum Action {
     /// Show leader, store, machines, and what is held back
     #[command(after_help = "Examples:\n  fleetctl cluster status\n  fleetctl cluster status -o json")]
     Status(OutputFlag),
+    /// Show whether the store is well, member by member, and what to do if not; exits with 1 then
+    #[command(after_help = "Examples:\n  fleetctl cluster health\n  fleetctl cluster health -o json")]
+    Health(OutputFlag),
     /// Take the store as it is after it was rolled back; prints what would stop
     #[command(
         after_help = "Examples:\n  fleetctl cluster adopt\n  fleetctl cluster adopt --yes --why \"restored from last night's backup\""
@@ -59,6 +63,7 @@ pub struct Resume {
 pub async fn run(connection: &Connection, command: Cluster) -> anyhow::Result<Exit> {
     match command.action {
         Action::Status(output) => status(connection, output).await,
+        Action::Health(output) => health::run(connection, output).await,
         Action::Adopt(adopt) => self::adopt(connection, adopt).await,
         Action::Resume(resume) => self::resume(connection, resume).await,
     }

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod destroy;
 pub mod events;
 pub mod fd_forward;
+pub mod health;
 pub mod journal;
 pub mod list_machines;
 pub mod list_unit_files;

@@ -38,6 +38,8 @@ pub const MACHINE_CONFIRM_DEAD: &str = "/fleet/v2/machines/{id}/confirm-dead";
 pub const EVENTS: &str = "/fleet/v2/events";
 /// GET: [`crate::v2::ClusterView`].
 pub const CLUSTER: &str = "/fleet/v2/cluster";
+/// GET: [`crate::v2::HealthView`].
+pub const CLUSTER_HEALTH: &str = "/fleet/v2/cluster/health";
 /// POST: [`crate::v2::AdoptRequest`] -> [`crate::v2::AdoptReport`].
 pub const CLUSTER_ADOPT: &str = "/fleet/v2/cluster/adopt";
 /// POST: [`crate::v2::Requester`] -> [`crate::v2::Done`].

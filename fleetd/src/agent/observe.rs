@@ -348,7 +348,10 @@ impl Observer {
 fn is_known(cell: &Observed, state: Option<&UnitState>) -> bool {
     cell.job.is_none()
         && cell.loaded.as_ref().zip(state).is_some_and(|(loaded, state)| {
-            loaded.active == state.active.as_str()
+            // Processes that a stop left behind end without another state.
+            let has_leftovers = state.active.is_at_rest() && loaded.has_control_group;
+            !has_leftovers
+                && loaded.active == state.active.as_str()
                 && loaded.sub == state.sub
                 && loaded.state_change == state.state_change
         })

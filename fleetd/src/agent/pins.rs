@@ -26,8 +26,8 @@ struct Waiting {
 }
 
 impl Pins {
-    /// Pins the units, together with those of others that wait: all at once, and one by one if that fails, so that one
-    /// bad name does not keep back the others. One answer for each unit. Idempotent.
+    /// Pins the units, together with those of others that wait: all at once, and one by one if one of the names may be
+    /// why that failed. One answer for each unit. Idempotent.
     pub(super) async fn pin(&self, systemd: &dyn Systemd, units: &[UnitName]) -> Answers {
         if units.is_empty() {
             return Answers::new();
@@ -66,7 +66,8 @@ impl Pins {
     }
 }
 
-async fn share(systemd: &dyn Systemd, batch: Vec<Waiting>) {
+async fn share(systemd: &dyn Systemd, mut batch: Vec<Waiting>) {
+    batch.retain(|waiting| !waiting.answer.is_closed());
     let mut all: Vec<UnitName> = batch.iter().flat_map(|waiting| waiting.units.iter().cloned()).collect();
     all.sort_unstable();
     all.dedup();
@@ -77,7 +78,9 @@ async fn share(systemd: &dyn Systemd, batch: Vec<Waiting>) {
     let mut answers = Answers::new();
     for unit in all.iter().cloned() {
         let answer = match &together {
-            Err(_) if all.len() > 1 => systemd.pin(std::slice::from_ref(&unit)).await,
+            Err(error) if all.len() > 1 && !error.is_transient() => {
+                systemd.pin(std::slice::from_ref(&unit)).await
+            }
             answer => answer.clone(),
         };
         answers.insert(unit, answer);

@@ -59,7 +59,7 @@ impl Failure {
             (
                 format!("no answer within {after:?}; the change may have been made"),
                 "`fleetctl events` and `fleetctl list-unit-files` show what was done; a batch that is sent again \
-                 under the same request id counts once. What runs keeps running",
+                 under the same request id, with `resent`, counts once. What runs keeps running",
             )
         } else {
             (

@@ -1,4 +1,7 @@
-//! The sockets that the API listens on.
+//! The sockets that the API listens on: those that systemd passed, and what `listen` names besides.
+//!
+//! Called by [`server`](super::server) when it starts. Whoever reaches the API is root on every machine, so that an
+//! address others can reach is refused here as well as in the configuration, unless clients show certificates.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
+use super::passed::{Passed, Socket};
+use super::tls::CertificateError;
 use crate::config::Listen;
 
 /// Whoever may open the socket may do everything: root and this group.
@@ -22,10 +27,14 @@ pub enum ListenError {
     #[error("cannot listen on {address}; correct `listen`, or stop what uses the port")]
     Tcp { address: SocketAddr, source: io::Error },
     #[error(
-        "the API cannot listen on {address}: without client certificates only loopback addresses are allowed. Use \
-         127.0.0.1, or a unix socket and ssh"
+        "the API cannot listen on {address}: without client certificates only loopback addresses are allowed. Set \
+         listen_certfile, listen_keyfile and listen_cafile, or use 127.0.0.1, or a unix socket and ssh"
     )]
     NotLoopback { address: SocketAddr },
+    #[error("the socket {name}, which systemd passed, cannot be used; correct the .socket unit of fleetd")]
+    Passed { name: String, source: io::Error },
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
 }
 
 /// A socket that is listened on.
@@ -35,17 +44,81 @@ pub(super) enum Listener {
     Tcp(TcpListener),
 }
 
+/// Takes what was passed and binds the other addresses.
+///
+/// # Errors
+/// The first socket that cannot be used.
+pub(super) async fn open(
+    passed: Vec<Passed>,
+    addresses: &[Listen],
+    asks_for_certificates: bool,
+) -> Result<Vec<Listener>, ListenError> {
+    let mut listeners = Vec::new();
+    for one in passed {
+        listeners.push(adopt(one, asks_for_certificates)?);
+    }
+    let count = listeners.len();
+    for address in addresses {
+        if !listeners[..count].iter().any(|listener| is_at(listener, address)) {
+            listeners.push(bind(address, asks_for_certificates).await?);
+        }
+    }
+    Ok(listeners)
+}
+
+fn adopt(passed: Passed, asks_for_certificates: bool) -> Result<Listener, ListenError> {
+    let Passed { socket, name } = passed;
+    let failed = |source| ListenError::Passed { name: name.clone(), source };
+    let listener = match socket {
+        Socket::Unix(socket) => UnixListener::from_std(socket).map(Listener::Unix).map_err(failed)?,
+        Socket::Tcp(socket) => {
+            let address = socket.local_addr().map_err(failed)?;
+            allow(address, asks_for_certificates)?;
+            TcpListener::from_std(socket).map(Listener::Tcp).map_err(failed)?
+        }
+    };
+    tracing::info!(socket = name, "the API listens on a socket that systemd passed");
+    Ok(listener)
+}
+
+/// Whether this listener is that address, which then needs no binding. `/var/run` leads to `/run`.
+fn is_at(listener: &Listener, address: &Listen) -> bool {
+    match (listener, address) {
+        (Listener::Unix(listener), Listen::Unix(path)) => {
+            let own = listener.local_addr().ok();
+            let own = own.as_ref().and_then(|own| own.as_pathname());
+            own.is_some_and(|own| own == path || resolved(own).is_some_and(|own| Some(own) == resolved(path)))
+        }
+        (Listener::Tcp(listener), Listen::Tcp(address)) => {
+            listener.local_addr().is_ok_and(|own| own == *address)
+        }
+        _ => false,
+    }
+}
+
+fn resolved(path: &Path) -> Option<PathBuf> {
+    std::fs::canonicalize(path).ok()
+}
+
+/// A name for `[::ffff:127.0.0.1]` is no other machine's.
+fn allow(address: SocketAddr, asks_for_certificates: bool) -> Result<(), ListenError> {
+    if asks_for_certificates || address.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(ListenError::NotLoopback { address })
+}
+
 /// Binds one address; a stale socket file is replaced.
-pub(super) async fn bind(listen: &Listen) -> Result<Listener, ListenError> {
+pub(super) async fn bind(listen: &Listen, asks_for_certificates: bool) -> Result<Listener, ListenError> {
     match listen {
         Listen::Unix(path) => bind_unix(path).await.map(Listener::Unix),
-        Listen::Tcp(address) if !address.ip().is_loopback() => {
-            Err(ListenError::NotLoopback { address: *address })
+        Listen::Tcp(address) => {
+            allow(*address, asks_for_certificates)?;
+            TcpListener::bind(address)
+                .await
+                .map(Listener::Tcp)
+                .map_err(|source| ListenError::Tcp { address: *address, source })
         }
-        Listen::Tcp(address) => TcpListener::bind(address)
-            .await
-            .map(Listener::Tcp)
-            .map_err(|source| ListenError::Tcp { address: *address, source }),
     }
 }
 

@@ -7,19 +7,22 @@
 //! | module | for |
 //! |---|---|
 //! | [`ports`] | what the API asks of the other components |
-//! | [`listen`], [`server`] | sockets, connections and their limits |
-//! | `origin` | keeps web pages away from TCP listeners |
+//! | [`listen`], [`passed`], [`server`] | sockets, connections and their limits |
+//! | [`tls`], `caller` | certificates of TCP listeners, and whom a client's names |
+//! | `origin` | keeps web pages away from TCP listeners without client certificates |
 //! | `v1`, `v2` | the resources |
 //! | `units` | reading and writing unit records, for both versions |
 //! | `views` | records as wire types |
 //! | [`tools`] | `systemctl status` and `journalctl` on this machine |
 //! | `health`, `metrics` | for supervisors and monitoring |
 
+mod caller;
 mod failure;
 mod health;
 pub mod listen;
 mod metrics;
 mod origin;
+pub mod passed;
 pub mod ports;
 pub(crate) mod query;
 mod route;
@@ -27,6 +30,7 @@ pub mod server;
 mod state;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod tools;
 mod units;
 mod v1;
@@ -42,9 +46,10 @@ use fleet_registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::Listen;
+use crate::config::{Listen, ListenTls};
 pub use failure::Failure;
 pub use listen::ListenError;
+pub use passed::{Passed, PassedError};
 use ports::{EngineView, LocalAgent, Peers, SessionView};
 pub use server::{Handle, Service};
 use tools::LocalTools;
@@ -60,6 +65,10 @@ pub struct Options {
     pub features: BTreeSet<String>,
     pub clock: Clock,
     pub listen: Vec<Listen>,
+    /// Sockets that systemd has bound; an address of `listen` that is among them is not bound again.
+    pub passed: Vec<Passed>,
+    /// For every TCP listener. None: plain HTTP, on loopback addresses only.
+    pub tls: Option<ListenTls>,
     /// Page size of API v1.
     pub token_limit: u16,
     pub session: Arc<dyn SessionView>,
@@ -85,8 +94,12 @@ impl std::fmt::Debug for Options {
 /// How much a client may ask for at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// For a TLS handshake.
+    pub handshake: Duration,
     /// For the head of a request, from the first byte of the connection or the end of the last request.
     pub header: Duration,
+    /// The head of a request, in bytes: a list of 200 unit names in a query fits.
+    pub head: usize,
     /// For the body of a request.
     pub body: Duration,
     /// From the last byte of a request to the head of its answer.
@@ -110,6 +123,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
+            handshake: Duration::from_secs(5),
+            head: 128 << 10,
             header: Duration::from_secs(30),
             body: Duration::from_secs(60),
             request: Duration::from_secs(8),

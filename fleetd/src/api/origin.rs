@@ -2,7 +2,8 @@
 //!
 //! A loopback address is no guard against a browser: a page's name can be made to lead to 127.0.0.1, and then the page
 //! may read the answers. Such a request still says the page's name in `Host`, or its origin. Used by `server` for TCP
-//! listeners only; whoever may open a unix socket is no page. It looks at headers and nothing else.
+//! listeners without client certificates only: whoever may open a unix socket is no page, and a page whose name leads
+//! elsewhere than it says fails at the certificate. It looks at headers and nothing else.
 
 use axum::extract::Request;
 use axum::http::uri::{Authority, Scheme, Uri};
@@ -11,19 +12,20 @@ use axum::http::{HeaderMap, StatusCode, header};
 use super::Failure;
 
 /// # Errors
-/// 403: the request names another host, or comes from a page of another origin. `own` is this machine's name.
-pub(super) fn judge<B>(request: &Request<B>, own: &str) -> Result<(), Failure> {
+/// 403: the request names another host, or comes from a page of another origin. `scheme` is that of the listener, `own`
+/// this machine's name.
+pub(super) fn judge<B>(request: &Request<B>, scheme: &Scheme, own: &str) -> Result<(), Failure> {
     let forbidden = |message: String| {
         Err(Failure::new(StatusCode::FORBIDDEN, message).with_remedy(format!(
-            "use http://127.0.0.1, http://localhost or http://{own} with the port that fleetd listens on, or its unix \
-             socket; web pages of others are not answered"
+            "use {scheme}://127.0.0.1, {scheme}://localhost or {scheme}://{own} with the port that fleetd listens on, or \
+             its unix socket; web pages of others are not answered"
         )))
     };
     let hosts: Vec<&str> = texts(request.headers(), header::HOST).collect();
     if let Some(other) = hosts.iter().find(|host| !is_here(host, own)) {
         return forbidden(format!("{other:?} is no name of this machine"));
     }
-    let is_own = |origin: &&str| hosts.iter().any(|host| is_origin_of(origin, host));
+    let is_own = |origin: &&str| hosts.iter().any(|host| is_origin_of(origin, scheme, host));
     if let Some(other) = texts(request.headers(), header::ORIGIN).find(|origin| !is_own(origin)) {
         return forbidden(format!("a web page of {other:?} asks"));
     }
@@ -45,10 +47,11 @@ fn is_here(host: &str, own: &str) -> bool {
         || name.eq_ignore_ascii_case(own)
 }
 
-fn is_origin_of(origin: &str, host: &str) -> bool {
+fn is_origin_of(origin: &str, scheme: &Scheme, host: &str) -> bool {
     let (Ok(origin), Ok(host)) = (origin.parse::<Uri>(), host.parse::<Authority>()) else { return false };
-    let port = |authority: &Authority| authority.port_u16().unwrap_or(80);
-    origin.scheme() == Some(&Scheme::HTTP)
+    let usual = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(usual);
+    origin.scheme() == Some(scheme)
         && origin.authority().is_some_and(|authority| {
             authority.host().eq_ignore_ascii_case(host.host()) && port(authority) == port(&host)
         })
@@ -59,11 +62,15 @@ mod tests {
     use super::*;
 
     fn is_answered(headers: &[(&str, &str)]) -> bool {
+        is_answered_over(&Scheme::HTTP, headers)
+    }
+
+    fn is_answered_over(scheme: &Scheme, headers: &[(&str, &str)]) -> bool {
         let mut request = Request::builder();
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        judge(&request.body(()).unwrap(), "node1").is_ok()
+        judge(&request.body(()).unwrap(), scheme, "node1").is_ok()
     }
 
     #[test]
@@ -110,5 +117,11 @@ mod tests {
             assert_eq!(is_answered(&[("host", host), ("origin", origin)]), is_own, "{host} {origin}");
         }
         assert!(!is_answered(&[("origin", "http://localhost")]));
+        for (origin, is_own) in
+            [("https://localhost", true), ("https://localhost:443", true), ("http://localhost", false)]
+        {
+            let headers = [("host", "localhost"), ("origin", origin)];
+            assert_eq!(is_answered_over(&Scheme::HTTPS, &headers), is_own, "{origin}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
+use axum::http::uri::Scheme;
 use axum::http::{HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
@@ -32,10 +33,10 @@ pub(super) fn router(api: Api) -> Router {
 }
 
 /// The same for a listener that browsers can reach, on the machine of this name.
-pub(super) fn guarded(router: Router, hostname: &str) -> Router {
+pub(super) fn guarded(router: Router, scheme: Scheme, hostname: &str) -> Router {
     let own: Arc<str> = hostname.into();
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let judged = origin::judge(&request, &own);
+        let judged = origin::judge(&request, &scheme, &own);
         async move {
             match judged {
                 Ok(()) => next.run(request).await,

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::uri::Scheme;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +18,8 @@ use tokio_util::task::TaskTracker;
 use super::listen::{self, ListenError, Listener};
 use super::route::{guarded, router};
 use super::state::Api;
-use super::{Limits, Options};
+use super::tls::{Tls, Welcome};
+use super::{Limits, Options, caller};
 
 /// How long open requests may go on when fleetd ends.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -27,6 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Service {
     listeners: Vec<Listener>,
+    tls: Option<Arc<Tls>>,
     router: Router,
     hostname: String,
     limits: Limits,
@@ -36,30 +40,29 @@ pub struct Service {
 /// What others may know of the running API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handle {
-    /// The TCP addresses that were bound, ports filled in.
+    /// The TCP addresses that are listened on, ports filled in.
     pub tcp: Vec<SocketAddr>,
 }
 
 impl Service {
-    /// Binds every address, so that clients are queued from here on.
+    /// Binds every address that was not passed, so that clients are queued from here on.
     ///
     /// # Errors
-    /// The first address that cannot be bound.
-    pub async fn bind(options: Options) -> Result<(Handle, Service), ListenError> {
-        let mut listeners = Vec::new();
-        let mut tcp = Vec::new();
-        for address in &options.listen {
-            let listener = listen::bind(address).await?;
-            if let Listener::Tcp(listener) = &listener {
-                tcp.extend(listener.local_addr());
-            }
-            listeners.push(listener);
-        }
+    /// The first address or socket that cannot be used; a certificate that cannot.
+    pub async fn bind(mut options: Options) -> Result<(Handle, Service), ListenError> {
+        let tls = options.tls.take().map(Tls::open).transpose()?.map(Arc::new);
+        let asks_for_certificates = tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
+        let passed = std::mem::take(&mut options.passed);
+        let listeners = listen::open(passed, &options.listen, asks_for_certificates).await?;
+        let tcp = listeners.iter().filter_map(|listener| match listener {
+            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Unix(_) => None,
+        });
+        let handle = Handle { tcp: tcp.collect() };
         let (limits, shutdown, hostname) =
             (options.limits, options.shutdown.clone(), options.hostname.clone());
         let router = router(Api::new(options));
-        let service = Service { listeners, router, hostname, limits, shutdown };
-        Ok((Handle { tcp }, service))
+        Ok((handle, Service { listeners, tls, router, hostname, limits, shutdown }))
     }
 
     /// Serves until the shutdown, then lets open requests end.
@@ -69,14 +72,26 @@ impl Service {
         let dropped = CancellationToken::new();
         let _guard = dropped.clone().drop_guard();
         for listener in self.listeners {
-            let (router, stall) = match &listener {
-                Listener::Unix(_) => (self.router.clone(), self.limits.patience),
-                Listener::Tcp(_) => (guarded(self.router.clone(), &self.hostname), self.limits.stall),
+            let (tls, stall) = match &listener {
+                Listener::Unix(_) => (None, self.limits.patience),
+                Listener::Tcp(_) => (self.tls.clone(), self.limits.stall),
             };
+            let router = match (&listener, &tls) {
+                (Listener::Unix(_), _) => self.router.clone(),
+                // No page of a stranger has the certificate's name.
+                (_, Some(tls)) if tls.asks_for_certificates() => self.router.clone(),
+                (_, tls) => {
+                    let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+                    guarded(self.router.clone(), scheme, &self.hostname)
+                }
+            };
+            let Limits { handshake, header, head, connections, .. } = self.limits;
             let connections = Connections {
                 router,
-                bounds: Bounds { header: self.limits.header, stall, keep_alive: true },
-                slots: Arc::new(Semaphore::new(self.limits.connections)),
+                tls,
+                handshake,
+                bounds: Bounds { header, head, stall, keep_alive: true },
+                slots: Arc::new(Semaphore::new(connections)),
                 tasks: tasks.clone(),
                 shutdown: self.shutdown.clone(),
                 dropped: dropped.clone(),
@@ -94,6 +109,8 @@ impl Service {
 
 struct Connections {
     router: Router,
+    tls: Option<Arc<Tls>>,
+    handshake: Duration,
     bounds: Bounds,
     slots: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -110,8 +127,7 @@ impl Connections {
                 taken = self.next(&listener) => taken,
             };
             match taken {
-                Ok((Stream::Unix(stream), slot)) => self.serve(stream, slot),
-                Ok((Stream::Tcp(stream), slot)) => self.serve(stream, slot),
+                Ok((stream, slot)) => self.serve(stream, slot),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -125,27 +141,45 @@ impl Connections {
         let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
         let stream = match listener {
             Listener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
-            Listener::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+            Listener::Tcp(listener) => {
+                let (stream, from) = listener.accept().await?;
+                Stream::Tcp(stream, from)
+            }
         };
         Ok((stream, slot))
     }
 
-    fn serve<S>(&self, stream: S, slot: OwnedSemaphorePermit)
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    /// In a task of its own from here on: a handshake that takes its time holds up nobody, but takes a slot.
+    fn serve(&self, stream: Stream, slot: OwnedSemaphorePermit) {
         let (router, bounds, shutdown) = (self.router.clone(), self.bounds, self.shutdown.clone());
-        let dropped = self.dropped.clone();
+        let (tls, handshake, dropped) = (self.tls.clone(), self.handshake, self.dropped.clone());
+        let connection = async move {
+            let (stream, from) = match stream {
+                Stream::Unix(stream) => return serve_connection(stream, router, bounds, shutdown).await,
+                Stream::Tcp(stream, from) => (stream, from),
+            };
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, %from, "small answers may be late");
+            }
+            let Some(tls) = tls else { return serve_connection(stream, router, bounds, shutdown).await };
+            let welcome = shutdown.run_until_cancelled(tls.accept(stream, from, handshake)).await;
+            let Some(Some(Welcome { stream, name })) = welcome else { return };
+            let served = serve_connection(stream, router, bounds, shutdown);
+            match name {
+                Some(name) => caller::scope(name, served).await,
+                None => served.await,
+            }
+        };
         self.tasks.spawn(async move {
-            dropped.run_until_cancelled(serve_connection(stream, router, bounds, shutdown)).await;
+            dropped.run_until_cancelled(connection).await;
             drop(slot);
         });
     }
 }
 
 enum Stream {
-    Unix(tokio::net::UnixStream),
-    Tcp(tokio::net::TcpStream),
+    Unix(UnixStream),
+    Tcp(TcpStream, SocketAddr),
 }
 
 /// How long one connection may make others wait.
@@ -153,6 +187,8 @@ enum Stream {
 pub(crate) struct Bounds {
     /// For the head of a request.
     pub header: Duration,
+    /// Of the head of a request, in bytes.
+    pub head: usize,
     /// Without a byte taken of what is sent.
     pub stall: Duration,
     /// Whether another request may follow.
@@ -174,6 +210,7 @@ pub(crate) async fn serve_connection<S>(
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header)
+        .max_buf_size(bounds.head)
         .keep_alive(bounds.keep_alive)
         .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
     tokio::pin!(connection);

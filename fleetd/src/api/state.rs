@@ -10,7 +10,7 @@ use fleet_core::{MachineId, RequestId, Timestamp};
 use fleet_registry::ClusterFence;
 use fleet_registry::registry::Asked;
 
-use super::{Failure, Options};
+use super::{Failure, Options, caller};
 
 /// The options of the running API. Clones are cheap.
 #[derive(Clone)]
@@ -63,11 +63,13 @@ impl Api {
         Asked { at: self.now(), by: self.by(by), request }
     }
 
-    /// Who asks, as far as they say.
+    /// Who asks: what their certificate says, and what they say.
     pub fn by(&self, by: Option<&str>) -> String {
-        match by.filter(|by| !by.is_empty()) {
-            Some(by) => by.chars().take(200).collect(),
-            None => format!("api@{}", self.machine.short()),
+        let said = by.filter(|by| !by.is_empty()).map(|by| by.chars().take(200).collect::<String>());
+        // Cut after signing, so that what was signed once is the same when it is signed again.
+        match caller::signed(said.as_deref()) {
+            Some(signed) => signed.chars().take(200).collect(),
+            None => said.unwrap_or_else(|| format!("api@{}", self.machine.short())),
         }
     }
 

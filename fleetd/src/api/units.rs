@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use fleet_core::records::{EventNote, UnitRecord, Versioned};
+use fleet_core::records::{EventNote, Stamp, UnitRecord, Versioned};
 use fleet_core::requests::Refusal;
-use fleet_core::requests::change::{Request, Verdict, Written, live};
+use fleet_core::requests::change::{Request, Verdict, Written, live, repeated};
 use fleet_core::requests::circle::circle;
 use fleet_core::{RequestId, Revision, Span, Timestamp};
 use fleet_registry::codec::Undecodable;
@@ -26,9 +26,9 @@ pub(super) const ATTEMPTS: usize = 5;
 pub(super) const KEYS_AT_ONCE: usize = 100;
 const TEXTS_AT_ONCE: usize = 16;
 const NAMES_AT_ONCE: usize = 5_000;
-/// How far back a request that may have been carried out is looked for: longer than anybody repeats one, and than the
-/// clocks of machines differ.
-const SENT_WITHIN: Span = Span::from_secs(3600);
+/// How far back a request that was sent before is looked for: longer than anybody goes on repeating one, and than the
+/// clocks of machines should differ.
+const SENT_WITHIN: Span = Span::from_secs(600);
 
 /// Units by name, as read.
 pub(super) type Records = BTreeMap<UnitName, Versioned<UnitRecord>>;
@@ -154,10 +154,17 @@ pub(super) struct Earlier {
 }
 
 impl Earlier {
+    /// Since when to look for a request that its client sent before.
+    pub(super) fn since(stamp: &Stamp) -> Timestamp {
+        Timestamp(stamp.at.0.saturating_sub(SENT_WITHIN.0))
+    }
+
     /// Read after the records that are judged with it, so that nothing falls in between.
-    pub(super) async fn look(api: &Api, id: &RequestId) -> Result<Earlier, Failure> {
-        let since = Timestamp(api.now().0.saturating_sub(SENT_WITHIN.0));
+    pub(super) async fn look(api: &Api, id: &RequestId, since: Timestamp) -> Result<Earlier, Failure> {
         let log = api.registry.events(usize::MAX, Some(since)).await?;
+        if let Some(unreadable) = log.undecodable.first() {
+            return Err(unreadable_record(unreadable));
+        }
         let events = log.events.into_iter().map(|(_, event)| event);
         let notes = events.filter(|event| event.request.as_ref() == Some(id)).flat_map(|event| event.notes);
         let created = notes.filter_map(|note| Some((note.unit?, note.kind == Written::CREATED)));
@@ -185,17 +192,21 @@ pub(super) async fn write_one(
     let fence = api.fence().await?;
     let asked = api.asked(Some(&request.stamp.by), Some(request.id.clone()));
     let mut last = Outcome::Conflict;
+    let mut may_have_counted = false;
     // Whether a write of this request, whose outcome was unknown, brought a text.
     let mut has_new_text = false;
     for _ in 0..ATTEMPTS {
         let found = api.registry.read_unit(name).await?;
-        let earlier = match last {
-            Outcome::Unknown(_) => Earlier::look(api, &request.id).await?.verdict(name),
-            _ => None,
+        let record = found.as_ref().map(|found| &found.value);
+        // The record tells, where it is there; a look through the log is for where it is not.
+        let earlier = if may_have_counted && repeated(record, request).is_none() {
+            Earlier::look(api, &request.id, request.stamp.at).await?.verdict(name)
+        } else {
+            None
         };
         let judged = match earlier {
             Some(repeated) => repeated,
-            None => judge(found.as_ref().map(|found| &found.value), request)?,
+            None => judge(record, request)?,
         };
         let written = match judged {
             Verdict::Nothing { .. } => return Ok(Done { has_new_text: false }),
@@ -207,7 +218,10 @@ pub(super) async fn write_one(
         let outcome = api.registry.write_units(fence, &[write], &asked).await.pop();
         match outcome.unwrap_or(Outcome::Skipped) {
             Outcome::Applied(_) => return Ok(Done { has_new_text }),
-            retry @ (Outcome::Conflict | Outcome::Unknown(_)) => last = retry,
+            retry @ (Outcome::Conflict | Outcome::Unknown(_)) => {
+                may_have_counted |= matches!(retry, Outcome::Unknown(_));
+                last = retry;
+            }
             other => return Err(Failure::of_outcome(&other)),
         }
     }

@@ -41,13 +41,13 @@ pub enum Reloaded {
     },
 }
 
-type Apply = Box<dyn FnMut(&Config) + Send>;
+type Apply = Box<dyn Fn(&Config) + Send>;
 
 /// Knows the configuration in effect, and how to put another in its place.
 pub struct Reloader {
     sources: Sources,
     config: Config,
-    apply: Apply,
+    apply: Vec<Apply>,
 }
 
 impl fmt::Debug for Reloader {
@@ -57,10 +57,17 @@ impl fmt::Debug for Reloader {
 }
 
 impl Reloader {
+    /// `config` is what `sources` gave at start; `apply` as in [`with`](Self::with).
+    #[must_use]
+    pub fn new(sources: Sources, config: Config, apply: impl Fn(&Config) + Send + 'static) -> Reloader {
+        Reloader { sources, config, apply: Vec::new() }.with(apply)
+    }
+
     /// `apply` is called with the configuration in effect whenever a key that applies in place has changed in it.
     #[must_use]
-    pub fn new(sources: Sources, config: Config, apply: impl FnMut(&Config) + Send + 'static) -> Reloader {
-        Reloader { sources, config, apply: Box::new(apply) }
+    pub fn with(mut self, apply: impl Fn(&Config) + Send + 'static) -> Reloader {
+        self.apply.push(Box::new(apply));
+        self
     }
 
     /// Reads everything again. The environment is the one that fleetd was started with.
@@ -86,7 +93,7 @@ impl Reloader {
             }
         }
         if !in_effect.is_empty() {
-            (self.apply)(&self.config);
+            self.apply.iter().for_each(|apply| apply(&self.config));
         }
         Reloaded::Done { in_effect, at_restart, warnings }
     }

@@ -55,7 +55,8 @@ fn half_of_a_pair(
 /// One problem for each key that an address of the network misses.
 fn open_to_the_network(loaded: &Loaded) -> Vec<ConfigError> {
     let config = &loaded.config;
-    let is_open = |listen: &&Listen| matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback());
+    // [::ffff:127.0.0.1] is another way to write 127.0.0.1.
+    let is_open = |listen: &&Listen| matches!(listen, Listen::Tcp(address) if !address.ip().to_canonical().is_loopback());
     let Some(open) = config.listen.iter().find(is_open) else { return Vec::new() };
     let needed = [
         ("listen_certfile", &config.listen_certfile, "the server's certificate"),

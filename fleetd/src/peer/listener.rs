@@ -37,8 +37,12 @@ pub(super) const JOURNAL: &str = "/peer/v1/units/{name}/journal";
 const OPENING: Duration = Duration::from_secs(5);
 /// One question is asked on each connection, and the other machine passes a journal on to somebody who may be reading
 /// it page by page.
-const BOUNDS: Bounds =
-    Bounds { header: Duration::from_secs(10), stall: Duration::from_secs(600), keep_alive: false };
+const BOUNDS: Bounds = Bounds {
+    header: Duration::from_secs(10),
+    head: 16 << 10,
+    stall: Duration::from_secs(600),
+    keep_alive: false,
+};
 /// Being opened, by whomever.
 pub(super) const OPENING_CONNECTIONS: usize = 128;
 /// Of machines that the registry names.

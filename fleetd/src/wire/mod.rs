@@ -45,6 +45,8 @@ pub struct DaemonOptions {
     pub lease: LeaseMaker,
     pub systemd: Arc<dyn Systemd>,
     pub clock: Clock,
+    /// Sockets of the API that systemd has bound.
+    pub passed: Vec<api::Passed>,
 }
 
 impl std::fmt::Debug for DaemonOptions {
@@ -100,7 +102,7 @@ impl Daemon {
     /// # Errors
     /// The state directory cannot be used; systemd's answers make no sense; no thread for the lease.
     pub async fn start(options: DaemonOptions) -> Result<Daemon, StartError> {
-        let DaemonOptions { config, identity, store, lease, systemd, clock } = options;
+        let DaemonOptions { config, identity, store, lease, systemd, clock, passed } = options;
         let state_directory = config.state_directory.clone();
         std::fs::create_dir_all(&state_directory)
             .map_err(|source| StartError::StateDirectory { path: state_directory.clone(), source })?;
@@ -192,6 +194,8 @@ impl Daemon {
             features: KNOWN_FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             clock: clock.clone(),
             listen: config.listen.clone(),
+            passed,
+            tls: config.listen_tls.clone(),
             token_limit: config.token_limit,
             session: Arc::new(views::Session { handle: session.clone() }),
             agent: Arc::new(views::LocalUnits { handle: agent_handle.clone() }),

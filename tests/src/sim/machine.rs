@@ -122,6 +122,7 @@ impl Machine {
             lease: self.lease_maker(store),
             systemd: Arc::new(TappedSystemd { inner: self.systemd.clone(), tap: Arc::clone(&self.tap) }),
             clock,
+            passed: Vec::new(),
         };
         // A fleetd that dies while it starts has no daemon to drop.
         tokio::select! {

@@ -7,6 +7,7 @@
 mod cluster;
 mod event;
 mod explanation;
+mod health;
 mod machine;
 mod progress;
 mod remote;
@@ -22,6 +23,7 @@ pub use cluster::{
 };
 pub use event::{Event, EventList, EventNote};
 pub use explanation::{Explanation, MachineVerdict};
+pub use health::{EndpointView, HealthView, MemberView, ProblemView};
 pub use machine::{MachineList, MachineState, MachineView};
 pub use progress::{MachineProgress, Phase, Progress, WaitFor, WaitLine, WaitRequest, WaitUnit};
 pub use remote::{JournalLine, StatusReport};

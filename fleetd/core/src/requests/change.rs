@@ -203,7 +203,8 @@ pub fn live(record: Option<&UnitRecord>) -> Option<&UnitRecord> {
 }
 
 /// The answer to a request that the record, or the life of the name before it, knows.
-pub(super) fn repeated(record: Option<&UnitRecord>, request: &Request) -> Option<Verdict> {
+#[must_use]
+pub fn repeated(record: Option<&UnitRecord>, request: &Request) -> Option<Verdict> {
     let record = record.filter(|record| record.recent_requests.contains(&request.id))?;
     let is_last = record.recent_requests.first() == Some(&request.id);
     Some(Verdict::Repeated { created: is_last && record.created == record.changed })

@@ -4,6 +4,7 @@
 //! of etcd 3.4 to 3.6 (`api/v3rpc/rpctypes/error.go`).
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use tonic::Code;
 
@@ -24,14 +25,31 @@ impl Asked {
 }
 
 /// A failed attempt at one member.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
     /// The member never worked on it: any other may be asked.
     NotApplied(String),
     /// It may have been applied.
     Ambiguous(String),
+    /// No answer within the time for it; it may have been applied.
+    Silent(Duration),
+    /// The connection broke, so that another has to be made. `is_sent`: it may have been applied.
+    Broken { detail: String, is_sent: bool },
+    /// Not applied: etcd wants a new authentication. Its simple tokens end after five minutes without a call, with the
+    /// member, and with a change of the password; others end with any change of users and roles.
+    Token(String),
     /// Every member would say the same.
     Final(StoreError),
+}
+
+impl Failure {
+    /// As it is when authenticating anew has not helped.
+    pub fn without_token(self, operation: Operation) -> Failure {
+        match self {
+            Failure::Token(detail) => Failure::Final(StoreError::PermissionDenied { operation, detail }),
+            other => other,
+        }
+    }
 }
 
 pub(super) fn classify(asked: Asked, error: &etcd_client::Error) -> Failure {
@@ -39,9 +57,43 @@ pub(super) fn classify(asked: Asked, error: &etcd_client::Error) -> Failure {
     match error {
         E::GRpcStatus(status) => classify_status(asked, status),
         E::InvalidArgs(_) | E::InvalidUri(_) | E::EndpointError(_) => Failure::NotApplied(error.to_string()),
-        E::TransportError(transport) if is_connect_error(transport) => Failure::NotApplied(error.to_string()),
+        E::TransportError(transport) => {
+            Failure::Broken { detail: with_sources(transport), is_sent: !is_connect_error(transport) }
+        }
         _ => Failure::Ambiguous(error.to_string()),
     }
+}
+
+/// Whether a refusal of a watch may be due to the token: etcd 3.4 calls one that has ended a missing permission.
+pub(super) fn may_be_token(reason: &str) -> bool {
+    reason.contains("permission denied") || is_token(reason)
+}
+
+/// Told by the text, because the maintenance calls lose the code.
+fn is_token(text: &str) -> bool {
+    ["invalid auth token", "auth store is old", "revision in header is old", "user name is empty"]
+        .iter()
+        .any(|reason| text.contains(reason))
+}
+
+/// etcd takes no password while its authentication is off.
+pub(super) fn is_authentication_off(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains("authentication is not enabled"))
+}
+
+/// The message and those of its causes: what is wrong with a certificate is in the last of them.
+fn with_sources(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = source.source();
+    }
+    text
 }
 
 fn classify_status(asked: Asked, status: &tonic::Status) -> Failure {
@@ -49,10 +101,14 @@ fn classify_status(asked: Asked, status: &tonic::Status) -> Failure {
     let text = status.message();
     let detail = || text.to_owned();
     let refused = || Failure::Final(StoreError::Refused { operation, detail: detail() });
+    if status.source().is_some_and(is_connection) {
+        return Failure::Broken { detail: with_sources(status), is_sent: !is_connect_error(status) };
+    }
+    if is_token(text) {
+        return Failure::Token(detail());
+    }
     match status.code() {
-        Code::Unavailable if is_connect_error(status) || text.contains("etcdserver: no leader") => {
-            Failure::NotApplied(detail())
-        }
+        Code::Unavailable if text.contains("etcdserver: no leader") => Failure::NotApplied(detail()),
         Code::ResourceExhausted if text.contains("too many requests") => Failure::NotApplied(detail()),
         Code::ResourceExhausted if text.contains("space exceeded") => {
             Failure::Final(StoreError::NoSpace { operation })
@@ -77,8 +133,15 @@ fn classify_status(asked: Asked, status: &tonic::Status) -> Failure {
             Failure::Final(StoreError::TooLarge { operation, detail: detail() })
         }
         Code::InvalidArgument if text.contains("authentication failed") => denied(operation, text),
+        Code::InvalidArgument
+            if text.contains("auth store is old") || text.contains("user name is empty") =>
+        {
+            Failure::Token(detail())
+        }
         Code::FailedPrecondition if text.contains("authentication") => denied(operation, text),
-        Code::PermissionDenied | Code::Unauthenticated => denied(operation, text),
+        Code::Unauthenticated => Failure::Token(detail()),
+        Code::PermissionDenied => denied(operation, text),
+        Code::Unknown if text.contains("permission denied") => denied(operation, text),
         Code::DataLoss => Failure::Final(StoreError::Corrupt { operation, detail: detail() }),
         Code::Unavailable
         | Code::DeadlineExceeded
@@ -92,6 +155,19 @@ fn classify_status(asked: Asked, status: &tonic::Status) -> Failure {
 
 fn denied(operation: Operation, text: &str) -> Failure {
     Failure::Final(StoreError::PermissionDenied { operation, detail: text.to_owned() })
+}
+
+/// Said by our own side of the connection, not by etcd.
+fn is_connection(source: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(source);
+    while let Some(error) = next {
+        // A time-out of ours is one as well, but then the connection may be sound.
+        if error.is::<tonic::transport::Error>() || error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The connection was never made, so nothing was sent.
@@ -126,6 +202,23 @@ mod tests {
     fn request_that_timed_out_in_etcd_may_have_been_applied() {
         assert!(matches!(verdict(Code::Unavailable, "etcdserver: request timed out"), Failure::Ambiguous(_)));
         assert!(matches!(verdict(Code::Unknown, "transport error"), Failure::Ambiguous(_)));
+    }
+
+    #[test]
+    fn ended_token_asks_for_another_and_is_denied_only_after_that() {
+        for (code, text) in [
+            (Code::Unauthenticated, "etcdserver: invalid auth token"),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+            (Code::InvalidArgument, "etcdserver: user name is empty"),
+            (Code::Unknown, "auth: invalid auth token"),
+        ] {
+            let failure = verdict(code, text);
+            assert_eq!(failure, Failure::Token(text.to_owned()));
+            let denied = StoreError::PermissionDenied { operation: Operation::Txn, detail: text.to_owned() };
+            assert_eq!(failure.without_token(Operation::Txn), Failure::Final(denied));
+        }
+        let denied = verdict(Code::PermissionDenied, "etcdserver: permission denied");
+        assert!(matches!(denied, Failure::Final(StoreError::PermissionDenied { .. })), "{denied:?}");
     }
 
     #[test]

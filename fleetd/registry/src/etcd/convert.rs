@@ -2,12 +2,12 @@
 
 use etcd_client::{
     Compare as EtcdCompare, CompareOp, DeleteOptions, EventType, GetOptions, GetResponse, PutOptions,
-    ResponseHeader, Txn as EtcdTxn, TxnOp, TxnOpResponse, TxnResponse,
+    ResponseHeader, StatusResponse, Txn as EtcdTxn, TxnOp, TxnOpResponse, TxnResponse,
 };
 
 use crate::store::{
     Compare, Condition, Header, KeyRange, KeyValue, LeaseId, Op, OpReply, Range, RangeReply, Revision,
-    Select, Txn, TxnReply, WatchEvent,
+    Select, StoreStatus, Txn, TxnReply, WatchEvent,
 };
 
 pub(super) fn revision(wire: i64) -> Revision {
@@ -40,6 +40,18 @@ pub(super) fn header(wire: Option<&ResponseHeader>) -> Header {
         raft_term: wire.raft_term(),
     })
     .unwrap_or_default()
+}
+
+/// Alarms are another question.
+pub(super) fn status(wire: &StatusResponse) -> StoreStatus {
+    StoreStatus {
+        header: header(wire.header()),
+        version: wire.version().to_owned(),
+        db_size: u64::try_from(wire.db_size()).unwrap_or_default(),
+        db_size_in_use: u64::try_from(wire.raft_used_db_size()).unwrap_or_default(),
+        leader: Some(wire.leader()).filter(|id| *id != 0),
+        alarms: Vec::new(),
+    }
 }
 
 pub(super) fn get_options(range: &Range) -> (Vec<u8>, GetOptions) {

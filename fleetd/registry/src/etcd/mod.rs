@@ -7,19 +7,23 @@
 use std::fmt;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use etcd_client::{AlarmAction, AlarmType};
-
 use crate::store::{
-    Alarm, Lease, LeaseId, LeaseTtl, Operation, Range, RangeReply, Revision, Store, StoreError, StoreKind,
-    StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
+    Lease, LeaseId, LeaseTtl, Operation, Range, RangeReply, Revision, Store, StoreError, StoreHealth,
+    StoreKind, StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
 };
+use async_trait::async_trait;
 
+#[cfg(test)]
+mod auth_tests;
 mod classify;
 mod convert;
 mod failover;
+mod health;
 mod keepalive;
+mod member;
+mod metrics;
 mod options;
+mod place;
 #[cfg(test)]
 pub(crate) mod server;
 #[cfg(test)]
@@ -29,6 +33,7 @@ mod watch;
 use classify::{Asked, classify};
 use failover::{Members, Repeat};
 use keepalive::Renewals;
+use metrics::Metrics;
 pub use options::{EtcdOptions, EtcdTls};
 
 /// etcd's own limit on a request is 1.5 MiB, but answers to a page of keys may be larger than the
@@ -39,6 +44,7 @@ const MAX_REPLY_BYTES: usize = 64 << 20;
 pub struct EtcdStore {
     members: Members,
     renewals: Renewals,
+    metrics: Metrics,
 }
 
 impl EtcdStore {
@@ -47,7 +53,8 @@ impl EtcdStore {
     /// # Errors
     /// `Endpoint` for one that cannot be meant.
     pub fn new(options: &EtcdOptions) -> Result<Self, StoreError> {
-        Ok(Self { members: Members::new(options)?, renewals: Renewals::default() })
+        let members = Members::new(options)?;
+        Ok(Self { members, renewals: Renewals::default(), metrics: Metrics::new(options.tls.as_ref()) })
     }
 }
 
@@ -64,7 +71,7 @@ impl Store for EtcdStore {
         let (key, options) = convert::get_options(&range);
         let reply = self
             .members
-            .call(asked, Repeat::Freely, |client, _| {
+            .call(asked, Repeat::Freely, |client| {
                 let (key, options) = (key.clone(), options.clone());
                 async move {
                     let mut kv = client.kv_client().max_decoding_message_size(MAX_REPLY_BYTES);
@@ -81,7 +88,7 @@ impl Store for EtcdStore {
         let repeat = if txn.is_read_only() { Repeat::Freely } else { Repeat::IfNotApplied };
         let reply = self
             .members
-            .call(asked, repeat, |client, _| {
+            .call(asked, repeat, |client| {
                 let wire = convert::txn(txn.clone());
                 async move {
                     let mut kv = client.kv_client().max_decoding_message_size(MAX_REPLY_BYTES);
@@ -94,7 +101,7 @@ impl Store for EtcdStore {
 
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, StoreError> {
         let asked = Asked { revision: Some(request.from), ..Asked::new(Operation::Watch) };
-        self.members.call(asked, Repeat::Freely, |client, _| watch::open(client, request.clone())).await
+        self.members.call(asked, Repeat::Freely, |client| watch::open(client, request.clone())).await
     }
 
     async fn lease_grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
@@ -102,7 +109,7 @@ impl Store for EtcdStore {
         let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
         let reply = self
             .members
-            .call(asked, Repeat::Freely, |client, _| async move {
+            .call(asked, Repeat::Freely, |client| async move {
                 client.lease_client().grant(seconds, None).await.map_err(|error| classify(asked, &error))
             })
             .await?;
@@ -116,14 +123,14 @@ impl Store for EtcdStore {
             return Ok(ttl);
         }
         let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseKeepAlive) };
-        self.members.call(asked, Repeat::Freely, |client, _| self.renewals.open(client, id)).await
+        self.members.call(asked, Repeat::Freely, |client| self.renewals.open(client, id)).await
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
         self.renewals.forget(id);
         let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseRevoke) };
         self.members
-            .call(asked, Repeat::Freely, |client, _| async move {
+            .call(asked, Repeat::Freely, |client| async move {
                 client.lease_client().revoke(id.0).await.map_err(|error| classify(asked, &error))
             })
             .await?;
@@ -134,7 +141,7 @@ impl Store for EtcdStore {
         let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseTtl) };
         let reply = self
             .members
-            .call(asked, Repeat::Freely, |client, _| async move {
+            .call(asked, Repeat::Freely, |client| async move {
                 client.lease_client().time_to_live(id.0, None).await.map_err(|error| classify(asked, &error))
             })
             .await?;
@@ -149,7 +156,7 @@ impl Store for EtcdStore {
         let asked = Asked { revision: Some(revision), ..Asked::new(Operation::Compact) };
         let outcome = self
             .members
-            .call(asked, Repeat::Freely, |client, _| async move {
+            .call(asked, Repeat::Freely, |client| async move {
                 let wire = convert::wire_revision(revision);
                 client.kv_client().compact(wire, None).await.map_err(|error| classify(asked, &error))
             })
@@ -162,28 +169,19 @@ impl Store for EtcdStore {
 
     async fn status(&self) -> Result<StoreStatus, StoreError> {
         let asked = Asked::new(Operation::Status);
-        let (status, alarms) = self
-            .members
-            .call(asked, Repeat::Freely, |client, _| async move {
-                let mut maintenance = client.maintenance_client();
-                let status = maintenance.status().await.map_err(|error| classify(asked, &error))?;
-                let alarms = maintenance.alarm(AlarmAction::Get, AlarmType::None, None).await;
-                Ok((status, alarms.map_err(|error| classify(asked, &error))?))
+        self.members
+            .call(asked, Repeat::Freely, |client| async move {
+                let status = client.maintenance_client().status().await;
+                let status = status.map_err(|error| classify(asked, &error))?;
+                let mut status = convert::status(&status);
+                status.alarms = health::alarms(client).await?;
+                Ok(status)
             })
-            .await?;
-        let alarms = alarms.alarms().iter().filter_map(|alarm| match alarm.alarm() {
-            AlarmType::Nospace => Some(Alarm::NoSpace { member_id: alarm.member_id() }),
-            AlarmType::Corrupt => Some(Alarm::Corrupt { member_id: alarm.member_id() }),
-            AlarmType::None => None,
-        });
-        Ok(StoreStatus {
-            header: convert::header(status.header()),
-            version: status.version().to_owned(),
-            db_size: u64::try_from(status.db_size()).unwrap_or_default(),
-            db_size_in_use: u64::try_from(status.raft_used_db_size()).unwrap_or_default(),
-            leader: Some(status.leader()).filter(|id| *id != 0),
-            alarms: alarms.collect(),
-        })
+            .await
+    }
+
+    async fn health(&self) -> StoreHealth {
+        health::of(&self.members, &self.metrics).await
     }
 
     fn kind(&self) -> StoreKind {

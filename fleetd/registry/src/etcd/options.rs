@@ -6,11 +6,13 @@ use std::time::Duration;
 /// Addresses, time-outs and credentials of an etcd cluster.
 #[derive(Clone)]
 pub struct EtcdOptions {
-    /// `http://host:port` or `https://host:port`, one for each member; asked in this order.
+    /// `http://host:port` or `https://host:port`, one for each member; asked in this order. A name is looked up again
+    /// for every connection, and of several addresses the next is taken each time.
     pub endpoints: Vec<String>,
     /// Budget of one call, fail-over to other members included.
     pub request_timeout: Duration,
-    /// User and password, if etcd's authentication is on.
+    /// User and password. While etcd's authentication is off they are not used, so that it can be switched on under
+    /// running machines.
     pub user: Option<(String, String)>,
     pub tls: Option<EtcdTls>,
 }
@@ -18,7 +20,7 @@ pub struct EtcdOptions {
 /// What is needed beside `https://` endpoints; all PEM.
 #[derive(Clone, Default)]
 pub struct EtcdTls {
-    /// The authority that signed the members' certificates.
+    /// The authority that signed the members' certificates; without it those of this system are believed.
     pub ca: Option<Vec<u8>>,
     /// Own certificate and key, if etcd asks for a client certificate.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,

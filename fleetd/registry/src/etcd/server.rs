@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +15,29 @@ use tokio::time::{Instant, sleep};
 use super::{EtcdOptions, EtcdStore};
 use crate::store::{Range, Store};
 
+/// Which etcd: the host's package, or the newer one that `scripts/etcd-3.5.sh` unpacks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Version {
+    V3_4,
+    V3_5,
+}
+
+impl Version {
+    fn binary(self) -> &'static str {
+        static NEWER: OnceLock<String> = OnceLock::new();
+        match self {
+            Version::V3_4 => "/usr/bin/etcd",
+            Version::V3_5 => NEWER.get_or_init(|| {
+                let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/etcd-3.5.sh");
+                let output =
+                    Command::new(script).stderr(Stdio::inherit()).output().expect("a script of ours");
+                assert!(output.status.success(), "{script} gives no etcd 3.5");
+                String::from_utf8(output.stdout).expect("a path").trim().to_owned()
+            }),
+        }
+    }
+}
+
 struct Server {
     child: Option<Child>,
     args: Vec<String>,
@@ -22,6 +46,7 @@ struct Server {
 
 pub(crate) struct EtcdServers {
     servers: Vec<Server>,
+    version: Version,
     directory: TempDir,
 }
 
@@ -38,6 +63,10 @@ impl EtcdServers {
     }
 
     pub async fn start_with(members: usize, extra: &[&str]) -> Self {
+        Self::start_version(Version::V3_4, members, extra).await
+    }
+
+    pub async fn start_version(version: Version, members: usize, extra: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let ports = free_ports(2 * members);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
@@ -62,7 +91,7 @@ impl EtcdServers {
             args.extend(extra.iter().map(|arg| (*arg).to_owned()));
             servers.push(Server { child: None, args, client_url });
         }
-        let mut cluster = Self { servers, directory };
+        let mut cluster = Self { servers, version, directory };
         for i in 0..members {
             cluster.spawn(i);
         }
@@ -76,10 +105,11 @@ impl EtcdServers {
             .append(true)
             .open(self.directory.path().join(format!("m{index}.log")))
             .expect("the directory is writable");
+        let binary = self.version.binary();
         let server = &mut self.servers[index];
         // Dies with the test even if that is killed; setpriv becomes etcd, so the process id is etcd's.
         let child = Command::new("/usr/bin/setpriv")
-            .args(["--pdeathsig", "KILL", "/usr/bin/etcd"])
+            .args(["--pdeathsig", "KILL", binary])
             .args(&server.args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -89,21 +119,54 @@ impl EtcdServers {
         server.child = Some(child);
     }
 
+    pub fn options(&self) -> EtcdOptions {
+        let endpoints = self.servers.iter().map(|server| server.client_url.clone()).collect();
+        EtcdOptions { request_timeout: Duration::from_secs(2), ..EtcdOptions::new(endpoints) }
+    }
+
     /// A store that knows all members.
     pub fn store(&self) -> EtcdStore {
-        let endpoints = self.servers.iter().map(|server| server.client_url.clone()).collect();
-        let options = EtcdOptions { request_timeout: Duration::from_secs(2), ..EtcdOptions::new(endpoints) };
-        EtcdStore::new(&options).expect("the endpoints are well formed")
+        EtcdStore::new(&self.options()).expect("the endpoints are well formed")
+    }
+
+    /// A store that knows all members and authenticates.
+    pub fn store_of(&self, user: &str, password: &str) -> EtcdStore {
+        let user = Some((user.to_owned(), password.to_owned()));
+        EtcdStore::new(&EtcdOptions { user, ..self.options() }).expect("the endpoints are well formed")
+    }
+
+    /// `etcdctl` as an operator types it, against the first member.
+    pub fn etcdctl(&self, words: &[&str]) {
+        let status = Command::new("/usr/bin/etcdctl")
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", self.servers[0].client_url))
+            .args(words)
+            .stdout(Stdio::null())
+            .status()
+            .expect("etcdctl is installed (Debian: etcd-client)");
+        assert!(status.success(), "etcdctl {}", words.join(" "));
     }
 
     /// Waits until the cluster answers a linearizable read.
     pub async fn wait_for_leader(&self) {
+        self.wait_until_answers(&self.store()).await;
+    }
+
+    /// As this user, once authentication is on.
+    pub async fn wait_for_leader_of(&self, user: &str, password: &str) {
+        self.wait_until_answers(&self.store_of(user, password)).await;
+    }
+
+    async fn wait_until_answers(&self, store: &EtcdStore) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        let store = self.store();
-        while let Err(error) = store.range(Range::key("/")).await {
+        while let Err(error) = store.range(Range::key("/fleet/")).await {
             assert!(Instant::now() < deadline, "etcd does not come up: {error}");
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    pub fn log(&self, index: usize) -> String {
+        std::fs::read_to_string(self.directory.path().join(format!("m{index}.log"))).unwrap_or_default()
     }
 
     pub fn kill(&mut self, index: usize) {
@@ -112,6 +175,11 @@ impl EtcdServers {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Starts a member that was killed, without waiting for it.
+    pub fn respawn(&mut self, index: usize) {
+        self.spawn(index);
     }
 
     pub async fn restart(&mut self, index: usize) {

@@ -1,13 +1,13 @@
 //! The store contract over real etcd, and what only several members can show.
 //!
-//! Every test starts its own etcd (Debian's, `/usr/bin/etcd`).
+//! Every test starts its own etcd: Debian's, `/usr/bin/etcd`, and where versions may differ also 3.5.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::server::EtcdServers;
+use super::server::{EtcdServers, Version};
 use super::{EtcdOptions, EtcdStore};
 use crate::follow::{FollowEvent, FollowOptions, Follower};
 use crate::lease::{End, LeaseKeeper, LeaseOptions, LeaseState};
@@ -18,8 +18,17 @@ async fn one() -> (EtcdStore, EtcdServers) {
     (servers.store(), servers)
 }
 
+async fn one_3_5() -> (EtcdStore, EtcdServers) {
+    let servers = EtcdServers::start_version(Version::V3_5, 1, &[]).await;
+    (servers.store(), servers)
+}
+
 mod contract {
     crate::store_contract!([], super::one());
+}
+
+mod contract_3_5 {
+    crate::store_contract!([], super::one_3_5());
 }
 
 /// Puts until it is known to be applied; whoever gets "unknown" reads again, as callers must.

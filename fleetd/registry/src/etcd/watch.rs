@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use etcd_client::{Client, WatchOptions, WatchResponse};
 use futures_util::stream;
 
-use super::classify::{Asked, Failure, classify};
+use super::classify::{Asked, Failure, classify, may_be_token};
 use super::convert;
 use crate::store::{Operation, Revision, StoreError, WatchBatch, WatchReply, WatchRequest, WatchStream};
 
@@ -73,6 +73,9 @@ impl Watching {
             let Some(reply) = self.stream.message().await.map_err(&failed)? else {
                 return Err(Failure::Ambiguous("the member closed the watch".to_owned()));
             };
+            if reply.canceled() && may_be_token(reply.cancel_reason()) {
+                return Err(Failure::Token(reply.cancel_reason().to_owned()));
+            }
             if reply.created() {
                 missing -= 1;
                 let revision = convert::header(reply.header()).revision;
@@ -100,7 +103,11 @@ impl Watching {
                 Ok(None) => self.cancel("the member closed the watch".to_owned()),
                 Err(error) => match classify(Asked::new(Operation::Watch), &error) {
                     Failure::Final(reason) => self.end(WatchReply::Cancelled { reason }),
-                    Failure::NotApplied(detail) | Failure::Ambiguous(detail) => self.cancel(detail),
+                    Failure::NotApplied(detail)
+                    | Failure::Ambiguous(detail)
+                    | Failure::Token(detail)
+                    | Failure::Broken { detail, .. } => self.cancel(detail),
+                    Failure::Silent(after) => self.cancel(format!("no answer within {after:?}")),
                 },
             }
         }

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use super::Shared;
 use crate::store::{
-    Header, Lease, LeaseId, LeaseTtl, Range, RangeReply, Revision, Store, StoreError, StoreKind, StoreStatus,
-    Txn, TxnReply, WatchRequest, WatchStream,
+    Header, Lease, LeaseId, LeaseTtl, Range, RangeReply, Revision, Store, StoreError, StoreHealth, StoreKind,
+    StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
 };
 
 pub(super) struct Observed {
@@ -75,6 +75,10 @@ impl Store for Observed {
 
     async fn status(&self) -> Result<StoreStatus, StoreError> {
         self.inner.status().await
+    }
+
+    async fn health(&self) -> StoreHealth {
+        self.inner.health().await
     }
 
     fn kind(&self) -> StoreKind {

@@ -3,6 +3,7 @@
 mod bounds;
 mod requests;
 mod server;
+mod tls;
 mod v1;
 mod wait;
 
@@ -136,6 +137,8 @@ impl Lab {
             features: BTreeSet::new(),
             clock: Clock::Wall,
             listen: vec![Listen::Unix(socket.clone())],
+            passed: Vec::new(),
+            tls: None,
             token_limit: 100,
             session: Arc::clone(&fake) as Arc<dyn SessionView>,
             agent: Arc::clone(&fake) as Arc<dyn LocalAgent>,

@@ -101,7 +101,8 @@ impl<'r> Batch<'r> {
         let fence = if self.request.dry_run { None } else { Some(self.api.fence().await?) };
         let asked = self.api.asked(Some(&self.stamp.by), Some(self.id.clone()));
         let mut last = Outcome::Conflict;
-        let mut may_have_counted = self.request.resent;
+        // Since when this request may have been carried out.
+        let mut may_have_counted = self.request.resent.then(|| Earlier::since(&self.stamp));
         for _ in 0..ATTEMPTS {
             let open: Vec<usize> =
                 (0..self.items.len()).filter(|i| self.items[*i].result.is_none()).collect();
@@ -109,8 +110,10 @@ impl<'r> Batch<'r> {
                 return Ok(());
             }
             let mut known = self.read(&open).await?;
-            if may_have_counted {
-                known.earlier = Earlier::look(self.api, &self.id).await?;
+            if let Some(since) = may_have_counted
+                && !self.is_told_by_records(&open, &known)
+            {
+                known.earlier = Earlier::look(self.api, &self.id, since).await?;
             }
             let judged = self.judge(&open, &known);
             let Some(fence) = fence else {
@@ -135,7 +138,9 @@ impl<'r> Batch<'r> {
                         self.items[index].result = Some(answer);
                     }
                     Outcome::Conflict | Outcome::Unknown(_) | Outcome::Skipped => {
-                        may_have_counted |= matches!(outcome, Outcome::Unknown(_));
+                        if matches!(outcome, Outcome::Unknown(_)) {
+                            may_have_counted.get_or_insert(self.stamp.at);
+                        }
                         last = outcome;
                     }
                     outcome => {
@@ -154,6 +159,14 @@ impl<'r> Batch<'r> {
 
     fn results(self) -> Vec<ActionResult> {
         self.items.into_iter().filter_map(|item| item.result).collect()
+    }
+
+    /// Every record that is there knows this request: then nothing has to be looked for.
+    fn is_told_by_records(&self, open: &[usize], known: &Known) -> bool {
+        let mut names = self.names(open).into_iter();
+        names.all(|name| {
+            known.record(name).is_some_and(|record| record.value.recent_requests.contains(&self.id))
+        })
     }
 
     fn names(&self, open: &[usize]) -> Vec<&UnitName> {

@@ -73,7 +73,7 @@ pub(super) async fn get(State(api): State<Api>) -> Answer {
     })
 }
 
-fn local(api: &Api) -> LocalView {
+pub(super) fn local(api: &Api) -> LocalView {
     let (session, agent) = (api.session.session(), api.agent.agent());
     let connection = match &session.trust {
         _ if !session.is_connected => "disconnected",

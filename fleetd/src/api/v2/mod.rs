@@ -3,6 +3,7 @@
 mod change;
 mod cluster;
 mod events;
+mod health;
 mod machines;
 mod remote;
 mod states;
@@ -44,6 +45,7 @@ pub(super) fn routes() -> Router<Api> {
         .route(paths::MACHINE_CONFIRM_DEAD, post(machines::confirm_dead))
         .route(paths::EVENTS, get(events::list))
         .route(paths::CLUSTER, get(cluster::get))
+        .route(paths::CLUSTER_HEALTH, get(health::get))
         .route(paths::CLUSTER_ADOPT, post(cluster::adopt))
         .route(paths::CLUSTER_RESUME, post(cluster::resume))
 }

@@ -31,7 +31,9 @@ impl Files {
 
 #[test]
 fn loopback_needs_no_certificate() {
-    for address in ["tcp://127.0.0.1:49153", "tcp://[::1]:49153", "unix:///run/x.sock"] {
+    for address in
+        ["tcp://127.0.0.1:49153", "tcp://[::1]:49153", "tcp://[::ffff:127.0.0.1]:49153", "unix:///run/x.sock"]
+    {
         assert_eq!(Files::listening(address).loaded().unwrap().listen_tls, None, "{address}");
     }
 }

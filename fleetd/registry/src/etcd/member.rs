@@ -1,0 +1,179 @@
+//! One etcd member: its connection, made when it is needed and made anew when it broke.
+//!
+//! Called by the fail-over. At most one connection is being made at a time, in a task of its own that goes on when its
+//! first caller has given up: etcd spends a tenth of a second on a password, and many machines that all start over
+//! after a time-out would keep it from ever answering.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::time::timeout;
+
+use super::classify::{Asked, Failure, classify, is_authentication_off};
+use super::options::EtcdOptions;
+use super::place::Place;
+use crate::store::{Operation, StoreError};
+
+/// etcd hangs up on clients that ping more often than every 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
+/// A member that does not answer a ping within this is given up, with its watches.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// For a password check behind those of all the other machines, after a member's start.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
+
+type Opening = Shared<BoxFuture<'static, Result<Arc<Client>, Failure>>>;
+
+enum Slot {
+    Closed,
+    Opening(Opening),
+    Open(Arc<Client>),
+}
+
+pub(super) struct Member {
+    login: Arc<Login>,
+    slot: Mutex<Slot>,
+}
+
+impl Member {
+    pub fn new(url: &str, options: &EtcdOptions) -> Result<Self, StoreError> {
+        let login = Login {
+            place: Place::parse(url, options.tls.is_some())?,
+            connect: connect_options(options),
+            user: options.user.clone(),
+            tls: options.tls.is_some().then(|| tls_options(options)),
+        };
+        Ok(Self { login: Arc::new(login), slot: Mutex::new(Slot::Closed) })
+    }
+
+    pub fn url(&self) -> &str {
+        self.login.place.url()
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.login.place
+    }
+
+    /// The connection, made first if there is none. `patience`: how long this caller waits for that.
+    ///
+    /// # Errors
+    /// Nothing was sent then.
+    pub async fn client(&self, patience: Duration) -> Result<Arc<Client>, Failure> {
+        let opening = {
+            let mut slot = self.lock();
+            match &*slot {
+                Slot::Open(client) => return Ok(Arc::clone(client)),
+                Slot::Opening(opening) => opening.clone(),
+                Slot::Closed => {
+                    let task = tokio::spawn(Arc::clone(&self.login).open());
+                    let opening = async move {
+                        task.await.unwrap_or_else(|_| Err(Failure::NotApplied("fleetd is ending".to_owned())))
+                    };
+                    let opening = opening.boxed().shared();
+                    *slot = Slot::Opening(opening.clone());
+                    opening
+                }
+            }
+        };
+        let Ok(outcome) = timeout(patience, opening.clone()).await else {
+            return Err(Failure::NotApplied(format!("no connection within {patience:?}")));
+        };
+        let mut slot = self.lock();
+        if matches!(&*slot, Slot::Opening(current) if current.ptr_eq(&opening)) {
+            *slot = outcome.as_ref().map_or(Slot::Closed, |client| Slot::Open(Arc::clone(client)));
+        }
+        outcome
+    }
+
+    /// A connection of its own without a user, which also a member without a leader answers.
+    pub async fn probe(&self) -> Result<Client, Failure> {
+        let connect = self.login.connect.clone().with_require_leader(false);
+        self.login.connect(connect).await.map_err(|error| failure(&error))
+    }
+
+    /// The next call makes a new connection, unless another caller has made one since `client` was given.
+    pub fn forget(&self, client: &Arc<Client>) {
+        let mut slot = self.lock();
+        if matches!(&*slot, Slot::Open(current) if Arc::ptr_eq(current, client)) {
+            *slot = Slot::Closed;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().expect("nobody panics while holding it")
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+struct Login {
+    place: Place,
+    connect: ConnectOptions,
+    user: Option<(String, String)>,
+    tls: Option<TlsOptions>,
+}
+
+impl Login {
+    async fn open(self: Arc<Self>) -> Result<Arc<Client>, Failure> {
+        let connecting = async {
+            let Some((name, password)) = &self.user else { return self.connect(self.connect.clone()).await };
+            match self.connect(self.connect.clone().with_user(name, password)).await {
+                Err(error) if is_authentication_off(&error) => self.connect(self.connect.clone()).await,
+                outcome => outcome,
+            }
+        };
+        match timeout(LOGIN_TIMEOUT, connecting).await {
+            Ok(Ok(client)) => Ok(Arc::new(client)),
+            Ok(Err(error)) => Err(failure(&error)),
+            Err(_) => Err(Failure::NotApplied(format!("no connection within {LOGIN_TIMEOUT:?}"))),
+        }
+    }
+
+    async fn connect(&self, mut options: ConnectOptions) -> Result<Client, etcd_client::Error> {
+        let url = self.place.next_url().await.map_err(etcd_client::Error::EndpointError)?;
+        if let Some(tls) = &self.tls {
+            // The address stands in the URL, the certificate names the host.
+            options = options.with_tls(tls.clone().domain_name(self.place.host()));
+        }
+        Client::connect([url], Some(options)).await
+    }
+}
+
+/// While a connection is only being made, the call itself cannot have been sent.
+fn failure(error: &etcd_client::Error) -> Failure {
+    match classify(Asked::new(Operation::Connect), error) {
+        Failure::Ambiguous(detail) | Failure::Broken { detail, .. } => Failure::NotApplied(detail),
+        other => other.without_token(Operation::Connect),
+    }
+}
+
+fn connect_options(options: &EtcdOptions) -> ConnectOptions {
+    ConnectOptions::new()
+        .with_connect_timeout(options.connect_timeout())
+        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+        // etcd counts pings on a connection without calls as abuse.
+        .with_keep_alive_while_idle(false)
+        .with_require_leader(true)
+        // The fail-over authenticates anew: one for all callers, and not within the time of one of them.
+        .with_auto_token_refresh(false)
+}
+
+fn tls_options(options: &EtcdOptions) -> TlsOptions {
+    let mut wire = TlsOptions::new();
+    let Some(tls) = &options.tls else { return wire };
+    wire = match &tls.ca {
+        Some(ca) => wire.ca_certificate(Certificate::from_pem(ca)),
+        None => wire.with_enabled_roots(),
+    };
+    if let Some((certificate, key)) = &tls.identity {
+        wire = wire.identity(Identity::from_pem(certificate, key));
+    }
+    wire
+}

@@ -1,0 +1,426 @@
+//! Whether the cluster's foundation is well, with a remedy for each thing that is not.
+//!
+//! Asks every member of the store at an operator's request; nothing of it happens at rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::extract::State;
+use fleet_api::v2::{EndpointView, HealthView, LocalView, MemberView, ProblemView};
+use fleet_registry::registry::upkeep::COMPACT_EVERY;
+use fleet_registry::store::{Alarm, EndpointReport, MemberInfo, StoreError, StoreHealth};
+
+use super::super::state::Api;
+use super::{Answer, cluster, json};
+
+/// A history longer than this was not compacted when it should have been, three times.
+const HISTORY_MOST: u64 = 3 * COMPACT_EVERY.unsigned_abs();
+/// Of the quota. The rest goes quickly once something writes in a loop.
+const FULL_PERCENT: u64 = 80;
+/// Smaller files are not worth the pause of a defragmentation.
+const FRAGMENTED_BYTES: u64 = 256 << 20;
+
+pub(super) async fn get(State(api): State<Api>) -> Answer {
+    let store = api.registry.store();
+    let health = store.health().await;
+    json(&judge(store.kind().to_string(), &health, cluster::local(&api)))
+}
+
+fn judge(kind: String, health: &StoreHealth, local: LocalView) -> HealthView {
+    let mut endpoints: Vec<EndpointView> = health.endpoints.iter().map(endpoint).collect();
+    for alarm in &health.alarms {
+        let (Alarm::NoSpace { member_id } | Alarm::Corrupt { member_id }) = alarm;
+        let member = id(*member_id);
+        for view in endpoints.iter_mut().filter(|view| view.member == member) {
+            view.alarms.push(alarm_name(alarm).to_owned());
+        }
+    }
+    let unconfigured = unconfigured(&endpoints, &health.members);
+    let history = history(&endpoints);
+    let mut problems = Vec::new();
+    problems.extend(silence(&health.endpoints));
+    problems.extend(strangers(&endpoints));
+    problems.extend(health.alarms.iter().map(|alarm| alarmed(alarm, &endpoints, &health.members)));
+    let has_no_space = health.alarms.iter().any(|alarm| matches!(alarm, Alarm::NoSpace { .. }));
+    for view in endpoints.iter().filter(|view| view.reachable) {
+        problems.extend(leaderless(view));
+        problems.extend(size(view, has_no_space));
+        if view.is_learner {
+            problems.push(warning(
+                "learner",
+                &view.endpoint,
+                "it is a learner: it answers only some calls and does not vote".to_owned(),
+                format!("etcdctl member promote {}, once it has caught up", view.member),
+            ));
+        }
+    }
+    problems.extend(versions(&endpoints));
+    problems.extend(unconfigured.iter().map(|member| {
+        let name = if member.name.is_empty() { &member.member } else { &member.name };
+        let urls = if member.urls.is_empty() { "no address yet".to_owned() } else { member.urls.join(", ") };
+        warning(
+            "unconfigured",
+            name,
+            format!("this member ({urls}) is not among etcd_servers of this machine"),
+            "add it, or take it out of etcd; a restart of fleetd disturbs no unit".to_owned(),
+        )
+    }));
+    problems.extend(history.filter(|length| *length > HISTORY_MOST).map(|length| {
+        warning(
+            "history",
+            "",
+            format!("{length} revisions since the last compaction; the leading machine compacts after {COMPACT_EVERY}"),
+            "see in `fleetctl cluster status` that a machine leads, and that etcd_compaction is not false there"
+                .to_owned(),
+        )
+    }));
+    if local.connection != "connected" {
+        let text = if local.text.is_empty() { &local.connection } else { &local.text };
+        problems.push(error(
+            "machine",
+            &local.machine,
+            format!("the machine that answers does not take part: {text}"),
+            "what runs keeps running; see `fleetctl cluster status` and `journalctl -u fleetd` there"
+                .to_owned(),
+        ));
+    }
+    problems.sort_by_key(|problem| !problem.is_error);
+    let healthy = !problems.iter().any(|problem| problem.is_error);
+    HealthView { healthy, problems, kind, endpoints, unconfigured, history, local }
+}
+
+fn endpoint(report: &EndpointReport) -> EndpointView {
+    let view = EndpointView {
+        endpoint: report.endpoint.clone(),
+        took_ms: u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
+        ..EndpointView::default()
+    };
+    match &report.status {
+        Err(error) => EndpointView { error: error.to_string(), ..view },
+        Ok(health) => EndpointView {
+            reachable: true,
+            version: health.status.version.clone(),
+            cluster: id(health.status.header.cluster_id),
+            member: id(health.status.header.member_id),
+            is_leader: health.status.leader == Some(health.status.header.member_id),
+            has_leader: health.status.leader.is_some(),
+            is_learner: health.is_learner,
+            revision: health.status.header.revision.0,
+            raft_term: health.status.header.raft_term,
+            size: health.status.db_size,
+            size_in_use: health.status.db_size_in_use,
+            quota: health.quota,
+            compacted: health.compacted.map(|revision| revision.0),
+            ..view
+        },
+    }
+}
+
+/// As `etcdctl` writes it.
+fn id(id: u64) -> String {
+    format!("{id:x}")
+}
+
+fn error(code: &str, subject: &str, text: String, remedy: String) -> ProblemView {
+    ProblemView { is_error: true, ..warning(code, subject, text, remedy) }
+}
+
+fn warning(code: &str, subject: &str, text: String, remedy: String) -> ProblemView {
+    ProblemView { is_error: false, code: code.to_owned(), subject: subject.to_owned(), text, remedy }
+}
+
+fn silence(endpoints: &[EndpointReport]) -> Vec<ProblemView> {
+    let silent: Vec<(&EndpointReport, &StoreError)> =
+        endpoints.iter().filter_map(|report| Some((report, report.status.as_ref().err()?))).collect();
+    if silent.len() == endpoints.len() {
+        let all = endpoints.iter().map(|report| report.endpoint.as_str()).collect::<Vec<_>>().join(", ");
+        let why = silent.first().map_or_else(String::new, |(_, error)| error.to_string());
+        return vec![error(
+            "no-answer",
+            &all,
+            format!("no endpoint of the store answers; of the first: {why}"),
+            "what runs keeps running; start etcd, and check etcd_servers and its certificates on this machine"
+                .to_owned(),
+        )];
+    }
+    let one = |(report, why): (&EndpointReport, &StoreError)| {
+        error(
+            "unreachable",
+            &report.endpoint,
+            why.to_string(),
+            "start this member, or replace it: `etcdctl member remove`, then `member add`".to_owned(),
+        )
+    };
+    silent.into_iter().map(one).collect()
+}
+
+/// An endpoint that another cluster of etcd serves, as after a member was started anew as a cluster of its own.
+fn strangers(endpoints: &[EndpointView]) -> Vec<ProblemView> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for view in endpoints.iter().filter(|view| view.reachable) {
+        *counts.entry(&view.cluster).or_default() += 1;
+    }
+    let Some((most, _)) = counts.iter().max_by_key(|(_, count)| **count) else { return Vec::new() };
+    let strange = endpoints.iter().filter(|view| view.reachable && view.cluster != *most);
+    strange
+        .map(|view| {
+            error(
+                "other-cluster",
+                &view.endpoint,
+                format!("it belongs to etcd cluster {}, the others to {most}", view.cluster),
+                "take it out of etcd_servers, or remove its data directory and add it with \
+                 --initial-cluster-state=existing"
+                    .to_owned(),
+            )
+        })
+        .collect()
+}
+
+fn alarm_name(alarm: &Alarm) -> &'static str {
+    match alarm {
+        Alarm::NoSpace { .. } => "NOSPACE",
+        Alarm::Corrupt { .. } => "CORRUPT",
+    }
+}
+
+fn alarmed(alarm: &Alarm, endpoints: &[EndpointView], members: &[MemberInfo]) -> ProblemView {
+    let (Alarm::NoSpace { member_id } | Alarm::Corrupt { member_id }) = alarm;
+    let member = id(*member_id);
+    let shown = endpoints.iter().find(|view| view.member == member).map(|view| view.endpoint.clone());
+    let named = || members.iter().find(|known| known.id == *member_id).map(|known| known.name.clone());
+    let subject = shown.or_else(named).unwrap_or_else(|| format!("member {member}"));
+    match alarm {
+        Alarm::NoSpace { .. } => {
+            let revision = endpoints.iter().map(|view| view.revision).max().unwrap_or_default();
+            error(
+                "no-space",
+                &subject,
+                "etcd's alarm NOSPACE: it takes no write until it is cleared; what runs keeps running"
+                    .to_owned(),
+                format!(
+                    "etcdctl compact {revision}; etcdctl defrag --cluster; etcdctl alarm disarm. If little is given \
+                     back, raise etcd's --quota-backend-bytes"
+                ),
+            )
+        }
+        Alarm::Corrupt { .. } => error(
+            "corrupt",
+            &subject,
+            "etcd's alarm CORRUPT: the data of this member differs from that of the others".to_owned(),
+            format!(
+                "replace the member from healthy ones: etcdctl member remove {member}, remove its data directory, \
+                 etcdctl member add; then etcdctl alarm disarm"
+            ),
+        ),
+    }
+}
+
+fn leaderless(view: &EndpointView) -> Option<ProblemView> {
+    (!view.has_leader).then(|| {
+        error(
+            "no-leader",
+            &view.endpoint,
+            "it knows no leader: it is cut off from the others, or most of them are down".to_owned(),
+            "start the other members, and check that this one reaches their peer addresses".to_owned(),
+        )
+    })
+}
+
+fn size(view: &EndpointView, has_no_space: bool) -> Option<ProblemView> {
+    let mostly_free = view.size_in_use < view.size / 2;
+    let defragment = format!("etcdctl defrag --endpoints={}; it pauses that member", view.endpoint);
+    let full = view.quota.filter(|quota| view.size.saturating_mul(100) >= quota.saturating_mul(FULL_PERCENT));
+    match full {
+        // The alarm says it with more weight.
+        Some(_) if has_no_space => None,
+        Some(quota) => {
+            let text = format!(
+                "{} of its quota of {} are taken, {} in use",
+                mib(view.size),
+                mib(quota),
+                mib(view.size_in_use)
+            );
+            let remedy = if mostly_free {
+                defragment
+            } else {
+                "raise etcd's --quota-backend-bytes; see in `etcdctl get / --prefix --keys-only` who fills it"
+                    .to_owned()
+            };
+            Some(warning("almost-full", &view.endpoint, text, remedy))
+        }
+        None if mostly_free && view.size > FRAGMENTED_BYTES => {
+            let text = format!("{} on disk, {} of them in use", mib(view.size), mib(view.size_in_use));
+            Some(warning("fragmented", &view.endpoint, text, defragment))
+        }
+        None => None,
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+fn versions(endpoints: &[EndpointView]) -> Option<ProblemView> {
+    let found: BTreeSet<&str> =
+        endpoints.iter().filter(|view| view.reachable).map(|view| view.version.as_str()).collect();
+    (found.len() > 1).then(|| {
+        let all = found.into_iter().collect::<Vec<_>>().join(", ");
+        warning(
+            "versions",
+            "",
+            format!("the members run different versions: {all}"),
+            "finish the upgrade".to_owned(),
+        )
+    })
+}
+
+/// The longest, since each member compacts for itself.
+fn history(endpoints: &[EndpointView]) -> Option<u64> {
+    endpoints.iter().filter_map(|view| Some(view.revision.saturating_sub(view.compacted?))).max()
+}
+
+/// An endpoint that does not answer may be any of the members, under another name.
+fn unconfigured(endpoints: &[EndpointView], members: &[MemberInfo]) -> Vec<MemberView> {
+    let is_configured = |member: &&MemberInfo| {
+        let same = |url: &String, view: &EndpointView| {
+            url.trim_end_matches('/') == view.endpoint.trim_end_matches('/')
+        };
+        endpoints.iter().any(|view| {
+            (view.reachable && view.member == id(member.id)) || member.urls.iter().any(|url| same(url, view))
+        })
+    };
+    let unknown: Vec<&MemberInfo> = members.iter().filter(|member| !is_configured(member)).collect();
+    let silent = endpoints
+        .iter()
+        .filter(|view| !view.reachable && !members.iter().any(|member| member.urls.contains(&view.endpoint)));
+    if unknown.len() <= silent.count() {
+        return Vec::new();
+    }
+    unknown
+        .into_iter()
+        .map(|member| MemberView {
+            member: id(member.id),
+            name: member.name.clone(),
+            urls: member.urls.clone(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fleet_registry::store::{EndpointHealth, Header, Operation, Revision, StoreStatus};
+
+    use super::*;
+
+    fn local() -> LocalView {
+        LocalView { connection: "connected".to_owned(), ..LocalView::default() }
+    }
+
+    fn well(member_id: u64) -> EndpointReport {
+        let header = Header { cluster_id: 1, member_id, revision: Revision(20_000), raft_term: 3 };
+        let status = StoreStatus {
+            header,
+            version: "3.5.16".to_owned(),
+            db_size: 10 << 20,
+            db_size_in_use: 8 << 20,
+            leader: Some(10),
+            alarms: Vec::new(),
+        };
+        let health = EndpointHealth {
+            status,
+            is_learner: false,
+            quota: Some(2 << 30),
+            compacted: Some(Revision(15_000)),
+        };
+        EndpointReport {
+            endpoint: format!("http://etcd{member_id}:2379"),
+            took: Duration::from_millis(2),
+            status: Ok(health),
+        }
+    }
+
+    fn three() -> StoreHealth {
+        let member =
+            |id| MemberInfo { id, name: format!("e{id}"), urls: vec![format!("http://10.0.0.{id}:2379")] };
+        StoreHealth {
+            endpoints: [10, 11, 12].map(well).to_vec(),
+            alarms: Vec::new(),
+            members: [10, 11, 12].map(member).to_vec(),
+        }
+    }
+
+    fn codes(health: &StoreHealth) -> Vec<String> {
+        judge("etcd".to_owned(), health, local()).problems.into_iter().map(|problem| problem.code).collect()
+    }
+
+    fn change(health: &mut StoreHealth, index: usize, change: impl FnOnce(&mut EndpointHealth)) {
+        change(health.endpoints[index].status.as_mut().unwrap());
+    }
+
+    #[test]
+    fn three_members_that_are_well_are_healthy_under_any_name() {
+        let view = judge("etcd".to_owned(), &three(), local());
+        assert!(view.healthy && view.problems.is_empty(), "{view:?}");
+        assert_eq!(view.history, Some(5_000));
+        assert_eq!(view.endpoints.iter().filter(|view| view.is_leader).count(), 1);
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_is_told_with_a_remedy() {
+        let mut health = three();
+        health.endpoints[1].status =
+            Err(StoreError::Unavailable { operation: Operation::Status, detail: "refused".to_owned() });
+        health.alarms.push(Alarm::NoSpace { member_id: 10 });
+        change(&mut health, 2, |member| {
+            member.status.leader = None;
+            member.status.header.cluster_id = 2;
+            member.status.version = "3.4.23".to_owned();
+            member.compacted = Some(Revision(0));
+            member.status.header.revision = Revision(50_000);
+        });
+        let view = judge("etcd".to_owned(), &health, LocalView::default());
+        assert!(!view.healthy && view.problems.iter().all(|problem| !problem.remedy.is_empty()));
+        let codes: BTreeSet<&str> = view.problems.iter().map(|problem| problem.code.as_str()).collect();
+        let expected =
+            ["history", "machine", "no-leader", "no-space", "other-cluster", "unreachable", "versions"];
+        assert_eq!(codes.into_iter().collect::<Vec<_>>(), expected);
+        let space = view.problems.iter().find(|problem| problem.code == "no-space").unwrap();
+        assert!(
+            space.remedy.starts_with("etcdctl compact 50000; etcdctl defrag --cluster; etcdctl alarm disarm")
+        );
+        assert_eq!(view.endpoints[0].alarms, ["NOSPACE"]);
+    }
+
+    #[test]
+    fn a_store_without_any_answer_is_one_problem() {
+        let mut health = three();
+        for endpoint in &mut health.endpoints {
+            endpoint.status =
+                Err(StoreError::Timeout { operation: Operation::Status, after: Duration::from_secs(1) });
+        }
+        health.members.clear();
+        assert_eq!(codes(&health), ["no-answer"]);
+    }
+
+    #[test]
+    fn a_file_that_is_nearly_full_and_one_that_is_nearly_empty_are_warnings() {
+        let mut health = three();
+        change(&mut health, 0, |member| member.status.db_size = 1_900 << 20);
+        assert_eq!(codes(&health), ["almost-full"]);
+        change(&mut health, 0, |member| member.status.db_size = 512 << 20);
+        assert_eq!(codes(&health), ["fragmented"]);
+        assert!(judge("etcd".to_owned(), &health, local()).healthy);
+    }
+
+    #[test]
+    fn a_member_that_is_not_configured_is_named_unless_a_silent_endpoint_may_be_it() {
+        let mut health = three();
+        health.members.push(MemberInfo { id: 13, name: "e13".to_owned(), urls: vec![] });
+        assert_eq!(codes(&health), ["unconfigured"]);
+        health.members.pop();
+        health.endpoints[2].status =
+            Err(StoreError::Timeout { operation: Operation::Status, after: Duration::from_secs(1) });
+        assert_eq!(codes(&health), ["unreachable"]);
+    }
+}
