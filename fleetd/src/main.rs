@@ -192,7 +192,7 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
     notify::ready();
     let tell = notify::run(daemon.status.clone(), daemon.shutdown.clone());
     daemon.supervise(tell);
-    let reload = reload::run(reloader, hangup, daemon.shutdown.clone());
+    let reload = reload::run(reloader.with(daemon.describer()), hangup, daemon.shutdown.clone());
     daemon.supervise(reload);
     let memory = memory::give_back(daemon.shutdown.clone());
     daemon.supervise(memory);

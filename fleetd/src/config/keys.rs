@@ -180,7 +180,7 @@ pub const KEYS: &[Key] = &[
         value::address_or_none,
         show::address_or_none,
         IS_1,
-        AtRestart,
+        InPlace,
         "address that this machine publishes; empty: that of the default route",
         "The address under which other machines reach this one. Empty: the address of the default route."
     ),
@@ -189,7 +189,7 @@ pub const KEYS: &[Key] = &[
         value::metadata,
         show::metadata,
         IS_1,
-        AtRestart,
+        InPlace,
         "what this machine says of itself: a table, or text \"k=v,k=v\"",
         "What units can ask for with MachineMetadata=, such as { disk = \"ssd\", zone = \"a\" } or \"disk=ssd,zone=a\"."
     ),

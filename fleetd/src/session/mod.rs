@@ -27,7 +27,7 @@ pub struct SessionOptions {
     pub registry: Registry,
     pub member: MemberFile,
     pub clock: Clock,
-    /// What the machine announces; `since` is set at each announcement.
+    /// What the machine announces until [`SessionHandle::describe`] changes it; `since` is set at each announcement.
     pub presence: PresenceRecord,
     /// Holds the presence lease, on a thread of its own.
     pub lease: LeaseKeeper,
@@ -98,6 +98,19 @@ impl SessionState {
 pub struct SessionHandle {
     pub machine: MachineId,
     pub state: watch::Receiver<SessionState>,
+    presence: watch::Sender<PresenceRecord>,
+}
+
+impl SessionHandle {
+    /// Changes what this machine says of itself. It is announced at once, or as soon as it can be; without a change
+    /// nothing is.
+    pub fn describe(&self, change: impl FnOnce(&mut PresenceRecord)) {
+        self.presence.send_if_modified(|presence| {
+            let before = presence.clone();
+            change(presence);
+            *presence != before
+        });
+    }
 }
 
 /// Starts the session's task on the current runtime.
@@ -113,6 +126,7 @@ pub fn start(options: SessionOptions) -> (SessionHandle, impl Future<Output = ()
         refused: None,
     };
     let (sender, state) = watch::channel(initial);
-    let handle = SessionHandle { machine: options.presence.machine.clone(), state };
-    (handle, task::run(options, sender))
+    let (presence, described) = watch::channel(options.presence.clone());
+    let handle = SessionHandle { machine: options.presence.machine.clone(), state, presence };
+    (handle, task::run(options, sender, described))
 }

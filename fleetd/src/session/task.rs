@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use fleet_core::records::{ClusterRecord, Extra, HoldRecord, SCHEMA, Settings, Stamp, WitnessRecord};
+use fleet_core::records::{
+    ClusterRecord, Extra, HoldRecord, PresenceRecord, SCHEMA, Settings, Stamp, WitnessRecord,
+};
 use fleet_core::store_trust::{Member, Trust, judge};
 use fleet_core::{ClusterId, Epoch, Revision};
 use fleet_registry::RegistryError;
@@ -36,15 +38,21 @@ enum Again {
 struct Task {
     options: SessionOptions,
     state: watch::Sender<SessionState>,
+    /// What the machine announces.
+    described: watch::Receiver<PresenceRecord>,
     rng: SmallRng,
     /// The registry has answered, or has been reported as silent.
     is_told: bool,
 }
 
-pub async fn run(options: SessionOptions, state: watch::Sender<SessionState>) {
+pub async fn run(
+    options: SessionOptions,
+    state: watch::Sender<SessionState>,
+    described: watch::Receiver<PresenceRecord>,
+) {
     let shutdown = options.shutdown.clone();
     let rng = SmallRng::seed_from_u64(options.seed);
-    let mut task = Task { options, state, rng, is_told: false };
+    let mut task = Task { options, state, described, rng, is_told: false };
     // Every step may be dropped: what it wrote is found again by the next start.
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -189,7 +197,7 @@ impl Task {
         let now = self.options.clock.now();
         let member = self.options.member.get();
         let (epoch, passes) = member.map(|m| (m.epoch, m.witness)).unwrap_or_default();
-        let mut record = self.options.presence.clone();
+        let mut record = self.described.borrow_and_update().clone();
         record.since = now;
         let witness = WitnessRecord { v: SCHEMA, epoch, passes, extra: Extra::new() };
         let announcement = Announcement { record, lease, cluster, witness, now };
@@ -281,6 +289,8 @@ impl Task {
                 changed = lease.changed() => if changed.is_err() { return },
                 () = sleep_until(look_again), if is_held => return,
                 () = self.options.doubt.notified() => return,
+                // While the store is held nothing is announced; what was described is, when the hold ends.
+                Ok(()) = self.described.changed() => return,
             }
         }
     }

@@ -308,3 +308,33 @@ async fn an_announcement_is_remembered_as_seen() {
     let state = m1.until("present", SessionState::may_act).await;
     assert_eq!(member.get().unwrap().seen, state.presence.unwrap().created);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_machine_says_of_itself_can_change_while_it_is_present() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
+    let before = m1.until("m1 is present", SessionState::may_act).await.presence.unwrap();
+    let registry = registry(&store, "reader");
+    let said = async || {
+        let key = registry.keys().key(&fleet_registry::keys::Key::Presence(MachineId::parse("m1").unwrap()));
+        let reply = store.client("reader").range(Range::key(key)).await.unwrap();
+        serde_json::from_slice::<PresenceRecord>(&reply.kvs[0].value).unwrap()
+    };
+    assert!(said().await.metadata.is_empty());
+    m1.handle.describe(|presence| {
+        presence.metadata.insert("disk".into(), "ssd".into());
+        presence.primary_ip = "10.0.0.9".into();
+    });
+    timeout(Duration::from_secs(5), async {
+        while said().await.primary_ip != "10.0.0.9" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(said().await.metadata["disk"], "ssd");
+    let after = m1.until("m1 is present", SessionState::may_act).await.presence.unwrap();
+    assert_eq!((after.created, after.lease), (before.created, before.lease), "it never was away");
+    m1.stop().await;
+}

@@ -6,6 +6,7 @@
 mod agent_registry;
 mod views;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -92,6 +93,7 @@ pub struct Daemon {
     /// One line for systemd.
     pub status: watch::Receiver<String>,
     pub shutdown: CancellationToken,
+    peer_port: Option<u16>,
     tasks: JoinSet<()>,
 }
 
@@ -211,7 +213,13 @@ impl Daemon {
         let (line, status) = watch::channel(String::new());
         tasks.spawn(status_line(line, session.clone(), agent_handle.clone(), engine.clone()));
         info!(machine = %identity.machine, version = VERSION, "fleetd runs");
-        Ok(Daemon { registry, session, agent: agent_handle, engine, status, shutdown, tasks })
+        Ok(Daemon { registry, session, agent: agent_handle, engine, status, shutdown, peer_port, tasks })
+    }
+
+    /// What puts another configuration's metadata and address in the place of this one's, without a restart.
+    pub fn describer(&self) -> impl Fn(&Config) + Send + 'static {
+        let (session, peer_port) = (self.session.clone(), self.peer_port);
+        move |config| session.describe(|presence| describe(config, peer_port, presence))
     }
 
     /// Adds a task of the caller's to the supervised set.
@@ -265,16 +273,13 @@ fn presence(
     peer_port: Option<u16>,
     fingerprint: String,
 ) -> PresenceRecord {
-    let address = config.public_ip.or_else(default_address);
-    let peer_address =
-        address.zip(peer_port).map(|(address, port)| SocketAddr::new(address, port).to_string());
-    PresenceRecord {
+    let mut presence = PresenceRecord {
         v: SCHEMA,
         machine: identity.machine.clone(),
-        primary_ip: address.map(|address| address.to_string()).unwrap_or_default(),
-        peer_address: peer_address.unwrap_or_default(),
+        primary_ip: String::new(),
+        peer_address: String::new(),
         fingerprint,
-        metadata: config.metadata.clone(),
+        metadata: BTreeMap::new(),
         hostname: identity.hostname.clone(),
         version: VERSION.to_owned(),
         systemd,
@@ -285,7 +290,19 @@ fn presence(
         agent_ttl: config.agent_ttl.into(),
         since: fleet_core::Timestamp(0),
         extra: Extra::new(),
-    }
+    };
+    describe(config, peer_port, &mut presence);
+    presence
+}
+
+/// The part of what a machine says of itself that its configuration may change while it runs.
+fn describe(config: &Config, peer_port: Option<u16>, presence: &mut PresenceRecord) {
+    let address = config.public_ip.or_else(default_address);
+    let peer_address =
+        address.zip(peer_port).map(|(address, port)| SocketAddr::new(address, port).to_string());
+    presence.primary_ip = address.map(|address| address.to_string()).unwrap_or_default();
+    presence.peer_address = peer_address.unwrap_or_default();
+    presence.metadata.clone_from(&config.metadata);
 }
 
 async fn status_line(

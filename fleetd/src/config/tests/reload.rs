@@ -49,6 +49,18 @@ fn what_can_change_in_place_does_and_the_rest_waits_for_a_restart() {
 }
 
 #[test]
+fn what_a_machine_says_of_itself_changes_in_place() {
+    let machine = Machine::with("metadata = \"disk=ssd\"");
+    let (mut reloader, _) = running(&machine);
+    machine.write("etc/fleet/fleetd.toml", &format!("{ETCD}public_ip = \"10.0.0.9\"\nmetadata = \"disk=hdd\""));
+    let changes = vec![
+        change("public_ip", "\"\"", "\"10.0.0.9\""),
+        change("metadata", "{ disk = \"ssd\" }", "{ disk = \"hdd\" }"),
+    ];
+    assert_eq!(done(reloader.again()), (changes, vec![]));
+}
+
+#[test]
 fn a_bad_file_keeps_the_configuration_in_effect() {
     let machine = Machine::with("verbosity = 1");
     let (mut reloader, applied) = running(&machine);
