@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`config`] | what an operator sets |
+//! | [`store`] | where the registry lies: etcd, or this machine's own disk |
 //! | [`identity`], [`member`] | who this machine is, and which cluster it belongs to |
 //! | [`session`] | its presence in the registry, and whether the store is trusted |
 //! | [`api`] | HTTP for operators, scripts and monitoring |
@@ -26,4 +27,5 @@ pub mod memory;
 pub mod notify;
 pub mod peer;
 pub mod session;
+pub mod store;
 pub mod wire;

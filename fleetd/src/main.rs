@@ -9,17 +9,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use fleet_core::BootId;
-use fleet_registry::etcd::{EtcdOptions, EtcdStore, EtcdTls};
-use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
 use fleet_systemd::{DbusSystemd, Systemd as _};
 use fleetd::api::{Passed, passed};
 use fleetd::clock::Clock;
 use fleetd::config::reload::{self, Reloader};
-use fleetd::config::{self, Config, ConfigError, Format, Sources};
-use fleetd::engine::LeaseMaker;
+use fleetd::config::{self, Config, Format, Sources};
 use fleetd::identity::Identity;
 use fleetd::memory;
 use fleetd::notify;
+use fleetd::store::{self, Opened};
 use fleetd::wire::{Daemon, DaemonOptions, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -168,8 +166,7 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
-    let etcd = etcd(&config)?;
-    let store = Arc::new(EtcdStore::new(&etcd).context("the etcd client cannot be made")?);
+    let Opened { store, lease } = store::open(&config)?;
     let systemd = DbusSystemd::connect(fleet_systemd::Options {
         units_directory: config.units_directory.clone(),
         ..fleet_systemd::Options::default()
@@ -183,12 +180,13 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
         config,
         identity,
         store,
-        lease: lease_threads(etcd),
+        lease,
         systemd: Arc::new(systemd),
         clock: Clock::Wall,
         passed,
     })
     .await?;
+    daemon.serves().await;
     notify::ready();
     let tell = notify::run(daemon.status.clone(), daemon.shutdown.clone());
     daemon.supervise(tell);
@@ -204,38 +202,6 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
     notify::stopping();
     daemon.stop().await;
     Ok(())
-}
-
-fn etcd(config: &Config) -> Result<EtcdOptions, ConfigError> {
-    let read = |key: &'static str, path: &Option<PathBuf>| match path {
-        None => Ok(None),
-        Some(path) => std::fs::read(path).map(Some).map_err(|source| ConfigError::Credential {
-            key,
-            path: path.clone(),
-            source,
-        }),
-    };
-    let ca = read("etcd_cafile", &config.etcd_cafile)?;
-    let certificate = read("etcd_certfile", &config.etcd_certfile)?;
-    let key = read("etcd_keyfile", &config.etcd_keyfile)?;
-    let identity = certificate.zip(key);
-    let is_tls = config.etcd_servers.iter().any(|url| url.starts_with("https://"));
-    Ok(EtcdOptions {
-        request_timeout: config.etcd_request_timeout,
-        user: (!config.etcd_username.is_empty())
-            .then(|| (config.etcd_username.clone(), config.etcd_password.clone())),
-        tls: is_tls.then_some(EtcdTls { ca, identity }),
-        ..EtcdOptions::new(config.etcd_servers.clone())
-    })
-}
-
-/// Each lease on a thread of its own, with a connection of its own.
-fn lease_threads(etcd: EtcdOptions) -> LeaseMaker {
-    Arc::new(move |name, ttl| {
-        let etcd = etcd.clone();
-        let options = LeaseOptions::new(name, ttl, u64::from(std::process::id()));
-        LeaseKeeper::on_thread(options, move || EtcdStore::new(&etcd))
-    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fleet_core::store_trust::Member;
 use fleet_core::{ClusterId, Epoch, Revision};
+use fleet_registry::store::StoreKind;
 
 use crate::durable;
 
@@ -37,7 +38,7 @@ impl MemberFile {
     /// # Errors
     /// `Read`, `Damaged`. A missing file is a machine that never belonged to a cluster.
     pub fn open(state_directory: &Path) -> Result<MemberFile, MemberError> {
-        let path = state_directory.join("member.json");
+        let path = MemberFile::path_in(state_directory);
         let member = match std::fs::read(&path) {
             Ok(bytes) => Some(
                 serde_json::from_slice(&bytes)
@@ -47,6 +48,12 @@ impl MemberFile {
             Err(source) => return Err(MemberError::Read { path, source }),
         };
         Ok(MemberFile { path, member: Arc::new(Mutex::new(member)) })
+    }
+
+    /// Where it lies, there or not.
+    #[must_use]
+    pub fn path_in(state_directory: &Path) -> PathBuf {
+        state_directory.join("member.json")
     }
 
     #[must_use]
@@ -60,13 +67,14 @@ impl MemberFile {
     /// `Write`; then nothing has changed.
     pub fn anchor(
         &self,
+        store: StoreKind,
         cluster: ClusterId,
         epoch: Epoch,
         witness: u64,
         seen: Revision,
     ) -> Result<(), MemberError> {
         let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
-        self.store(&mut held, Member { cluster, epoch, store: "etcd".to_owned(), witness, seen })
+        self.store(&mut held, Member { cluster, epoch, store: store.to_string(), witness, seen })
     }
 
     /// Copies what the store has acknowledged. Call it only after the store's reply. Never goes back.
@@ -99,7 +107,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = MemberFile::open(directory.path()).unwrap();
         assert_eq!(file.get(), None);
-        file.anchor(ClusterId::parse("c").unwrap(), Epoch(1), 3, Revision(10)).unwrap();
+        file.anchor(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(1), 3, Revision(10)).unwrap();
         file.advance(2, Revision(12)).unwrap();
         let again = MemberFile::open(directory.path()).unwrap().get().unwrap();
         assert_eq!((again.witness, again.seen), (3, Revision(12)));

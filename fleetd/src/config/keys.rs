@@ -105,8 +105,8 @@ pub const KEYS: &[Key] = &[
         show::texts,
         IS_1,
         AtRestart,
-        "URLs of the etcd members; a list, or text with commas between them",
-        "The cluster's etcd, version 3.4 or later. All fleetds of a cluster name the same one."
+        "URLs of the etcd members; a list, or text with commas; none: a machine by itself",
+        "The cluster's etcd, version 3.4 or later. All fleetds of a cluster name the same one. Not set: a machine by itself,\nwith a registry of its own in the state directory."
     ),
     key!(
         etcd_key_prefix,

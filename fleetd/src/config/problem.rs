@@ -38,12 +38,6 @@ pub enum ConfigError {
     UnknownKey { origin: Origin, key: String, hint: String },
     #[error("{origin}: {key} = {value}: expected {expected}")]
     BadValue { origin: Origin, key: &'static str, value: String, expected: String },
-    #[error(
-        "etcd_servers is not set: fleetd needs an etcd cluster. Set it in {} (etcd_servers = [\"http://10.0.0.1:2379\"]) \
-         or in the environment (FLEET_ETCD_SERVERS)",
-        file.display()
-    )]
-    NoEtcd { file: PathBuf },
     #[error("{key} cannot read {}; correct the path or the file's permissions", path.display())]
     Credential { key: &'static str, path: PathBuf, source: std::io::Error },
 }
@@ -56,7 +50,7 @@ impl ConfigError {
             | ConfigError::UnknownKey { origin, .. }
             | ConfigError::BadValue { origin, .. } => Some(origin.clone()),
             ConfigError::Read { path, .. } => Some(Origin::File { path: path.clone(), line: 0 }),
-            ConfigError::NoEtcd { .. } | ConfigError::Credential { .. } => None,
+            ConfigError::Credential { .. } => None,
         }
     }
 
@@ -64,7 +58,6 @@ impl ConfigError {
         match self {
             ConfigError::UnknownKey { key, .. } => Some(key),
             ConfigError::BadValue { key, .. } | ConfigError::Credential { key, .. } => Some(key),
-            ConfigError::NoEtcd { .. } => Some("etcd_servers"),
             ConfigError::Read { .. } | ConfigError::Syntax { .. } => None,
         }
     }

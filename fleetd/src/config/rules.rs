@@ -1,13 +1,11 @@
 //! Keys that need one another. Speaks only of keys whose own values are usable.
 
-use std::path::Path;
-
 use super::problem::ConfigError;
 use super::source::Loaded;
 use super::{Config, Listen, ListenTls};
 
 /// Adds what is missing to the problems, and puts together what belongs together.
-pub(super) fn check(loaded: &mut Loaded, main_file: &Path) {
+pub(super) fn check(loaded: &mut Loaded) {
     let refused = loaded.refused_keys();
     // What seems to be missing may stand where nobody could read it.
     if !loaded.is_incomplete() {
@@ -26,9 +24,6 @@ pub(super) fn check(loaded: &mut Loaded, main_file: &Path) {
         if is_known(&["listen", "listen_certfile", "listen_keyfile", "listen_cafile"]) {
             found.extend(open_to_the_network(loaded));
             found.extend(clients_without_server(loaded));
-        }
-        if config.etcd_servers.is_empty() && is_known(&["etcd_servers"]) {
-            found.push(ConfigError::NoEtcd { file: main_file.to_owned() });
         }
         loaded.problems.extend(found);
     }

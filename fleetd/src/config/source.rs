@@ -111,7 +111,7 @@ pub fn read(sources: &Sources) -> Loaded {
     }
     let merged = merge(assignments, &mut problems);
     let mut loaded = Loaded { problems, files, warnings, ..merged };
-    rules::check(&mut loaded, &sources.main_file());
+    rules::check(&mut loaded);
     credentials::check(&mut loaded, sources.root.as_deref());
     sort_by_place(&mut loaded);
     loaded
@@ -124,7 +124,7 @@ pub fn read_text(text: &str, grammar: Grammar) -> Loaded {
     let mut read = parse(&path, grammar, text);
     let merged = merge(read.assignments, &mut read.problems);
     let mut loaded = Loaded { problems: read.problems, warnings: read.warnings, ..merged };
-    rules::check(&mut loaded, &path);
+    rules::check(&mut loaded);
     sort_by_place(&mut loaded);
     loaded
 }

@@ -148,7 +148,15 @@ impl Cluster {
         let leases = client.clone();
         let disk = tempfile::tempdir().unwrap();
         let member = MemberFile::open(disk.path()).unwrap();
-        member.anchor(ClusterId::parse("c").unwrap(), Epoch(1), 0, Revision(0)).unwrap();
+        member
+            .anchor(
+                fleet_registry::store::StoreKind::Memory,
+                ClusterId::parse("c").unwrap(),
+                Epoch(1),
+                0,
+                Revision(0),
+            )
+            .unwrap();
         let doubt = Arc::new(Notify::new());
         let (handle, serve) = start(EngineOptions {
             registry: Registry::new(Arc::new(client), Keys::new("/fleet/").unwrap(), name.len() as u64),

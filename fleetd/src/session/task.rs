@@ -161,7 +161,8 @@ impl Task {
     }
 
     fn anchor(&mut self, cluster: ClusterId, epoch: Epoch, witness: u64, seen: Revision) -> Again {
-        match self.options.member.anchor(cluster, epoch, witness, seen) {
+        match self.options.member.anchor(self.options.registry.store().kind(), cluster, epoch, witness, seen)
+        {
             Ok(()) => Again::Soon,
             Err(error) => {
                 self.refuse(error.to_string());

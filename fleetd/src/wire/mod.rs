@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex};
 use fleet_core::leadership::KNOWN_FEATURES;
 use fleet_core::records::{Extra, PresenceRecord, SCHEMA};
 use fleet_registry::Registry;
-use fleet_registry::keys::{Keys, PrefixError};
+use fleet_registry::keys::{DEFAULT_PREFIX, Keys, PrefixError};
 use fleet_registry::lease::StartLeaseError;
-use fleet_registry::store::Store;
+use fleet_registry::store::{Store, StoreKind};
 use fleet_systemd::Systemd;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -31,7 +31,7 @@ use crate::engine::{self, EngineHandle, EngineOptions, LeaseMaker};
 use crate::identity::{Identity, default_address};
 use crate::member::{MemberError, MemberFile};
 use crate::peer::{self, KeysError, PeerClient, PeerKeys};
-use crate::session::{self, SessionHandle, SessionOptions};
+use crate::session::{self, SessionHandle, SessionOptions, SessionState};
 use agent_registry::WiredRegistry;
 
 /// Release, as lists and headers show it.
@@ -82,6 +82,9 @@ pub enum StartError {
 /// A registry that does not answer must not delay a restart: resigning takes at most a request's time-out or two.
 const STOP_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// The session with an embedded store takes a few fsyncs.
+const SERVES_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A running fleetd. Dropping it ends its tasks like SIGKILL would; [`Daemon::stop`] ends them in order. Neither
 /// touches a unit.
 #[derive(Debug)]
@@ -109,7 +112,10 @@ impl Daemon {
         std::fs::create_dir_all(&state_directory)
             .map_err(|source| StartError::StateDirectory { path: state_directory.clone(), source })?;
         let seed = seed(&identity);
-        let registry = Registry::new(store, Keys::new(&config.etcd_key_prefix)?, seed);
+        // A store of its own needs no place of its own in it, and can be found again when etcd has come.
+        let is_alone = store.kind() == StoreKind::Embedded;
+        let prefix = if is_alone { DEFAULT_PREFIX } else { &config.etcd_key_prefix };
+        let registry = Registry::new(store, Keys::new(prefix)?, seed);
         let member = MemberFile::open(&state_directory)?;
         let shutdown = CancellationToken::new();
         let doubt = Arc::new(Notify::new());
@@ -117,7 +123,7 @@ impl Daemon {
 
         let keys = PeerKeys::open(&state_directory, &identity.machine)?;
         let mut peer_port = None;
-        if let Some(listen) = config.peer_listen {
+        if let Some(listen) = config.peer_listen.filter(|_| !is_alone) {
             let (bound, serve) = peer::Service::bind(peer::Options {
                 registry: registry.clone(),
                 machine: identity.machine.clone(),
@@ -242,6 +248,17 @@ impl Daemon {
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
             // What is left is dropped, as SIGKILL would; nothing is lost by it.
             warn!("tasks did not end within {STOP_WITHIN:?}; ending without them");
+        }
+    }
+
+    /// Waits until requests are carried out, where that depends on nobody else: with a store of this machine's own, for
+    /// as long as a disk may take. Then, and with etcd at once, fleetd is ready, whatever the registry does.
+    pub async fn serves(&mut self) {
+        if self.registry.store().kind() == StoreKind::Embedded {
+            let mut state = self.session.state.clone();
+            let may_act = state.wait_for(SessionState::may_act);
+            // If not by then, the status line says why.
+            drop(tokio::time::timeout(SERVES_WITHIN, may_act).await);
         }
     }
 

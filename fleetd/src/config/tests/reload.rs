@@ -52,7 +52,8 @@ fn what_can_change_in_place_does_and_the_rest_waits_for_a_restart() {
 fn what_a_machine_says_of_itself_changes_in_place() {
     let machine = Machine::with("metadata = \"disk=ssd\"");
     let (mut reloader, _) = running(&machine);
-    machine.write("etc/fleet/fleetd.toml", &format!("{ETCD}public_ip = \"10.0.0.9\"\nmetadata = \"disk=hdd\""));
+    machine
+        .write("etc/fleet/fleetd.toml", &format!("{ETCD}public_ip = \"10.0.0.9\"\nmetadata = \"disk=hdd\""));
     let changes = vec![
         change("public_ip", "\"\"", "\"10.0.0.9\""),
         change("metadata", "{ disk = \"ssd\" }", "{ disk = \"hdd\" }"),

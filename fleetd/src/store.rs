@@ -1,0 +1,149 @@
+//! Which store a machine's registry lies in: etcd where the configuration names one, else a store of its own in the
+//! state directory.
+//!
+//! `main` opens it and hands it to `wire`. The member file has a word in it: a configuration that lost its
+//! `etcd_servers` would make a second cluster out of a member of the first.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fleet_registry::embedded::{EmbeddedStore, OpenError};
+use fleet_registry::etcd::{EtcdOptions, EtcdStore, EtcdTls};
+use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
+use fleet_registry::store::{Store, StoreError, StoreKind};
+
+use crate::config::{Config, ConfigError};
+use crate::engine::LeaseMaker;
+use crate::member::{MemberError, MemberFile};
+
+/// Below the state directory.
+const EMBEDDED: &str = "registry";
+
+/// A store, and how leases are held in it that nothing delays: each on a thread of its own.
+pub struct Opened {
+    pub store: Arc<dyn Store>,
+    pub lease: LeaseMaker,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStoreError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    #[error("the etcd client cannot be made: {0}")]
+    Etcd(StoreError),
+    #[error(transparent)]
+    Embedded(#[from] OpenError),
+    #[error("cannot make the state directory {}; mount it writable", path.display())]
+    StateDirectory { path: PathBuf, source: std::io::Error },
+    #[error(
+        "this machine belongs to cluster {cluster}, which is kept in etcd, but etcd_servers is not set: put it back \
+         into the configuration. Units that run keep running. If this machine is to leave that cluster for good, \
+         `fleetctl machine forget` it on another one, and remove {} here before fleetd is started again", member.display()
+    )]
+    LostEtcd { cluster: String, member: PathBuf },
+}
+
+/// Opens the store that the configuration asks for. Blocks for as long as reading an embedded one takes.
+///
+/// # Errors
+/// See [`OpenStoreError`]; each says what to do. etcd's absence is none: its clients go on trying.
+pub fn open(config: &Config) -> Result<Opened, OpenStoreError> {
+    if config.etcd_servers.is_empty() { embedded(config) } else { etcd(config) }
+}
+
+/// Where the store of a machine without etcd is.
+#[must_use]
+pub fn embedded_directory(state_directory: &Path) -> PathBuf {
+    state_directory.join(EMBEDDED)
+}
+
+fn embedded(config: &Config) -> Result<Opened, OpenStoreError> {
+    let path = config.state_directory.clone();
+    std::fs::create_dir_all(&path)
+        .map_err(|source| OpenStoreError::StateDirectory { path: path.clone(), source })?;
+    if let Some(member) = MemberFile::open(&path)?.get()
+        && member.store == StoreKind::Etcd.to_string()
+    {
+        let cluster = member.cluster.to_string();
+        return Err(OpenStoreError::LostEtcd { cluster, member: MemberFile::path_in(&path) });
+    }
+    let store = EmbeddedStore::open(&embedded_directory(&path))?;
+    let of_leases = store.clone();
+    Ok(Opened { store: Arc::new(store), lease: leases(move || Ok(of_leases.clone())) })
+}
+
+fn etcd(config: &Config) -> Result<Opened, OpenStoreError> {
+    let options = etcd_options(config)?;
+    let store = EtcdStore::new(&options).map_err(OpenStoreError::Etcd)?;
+    Ok(Opened { store: Arc::new(store), lease: leases(move || EtcdStore::new(&options)) })
+}
+
+/// `connect` gives each lease a connection of its own.
+fn leases<S: Store>(
+    connect: impl Fn() -> Result<S, StoreError> + Clone + Send + Sync + 'static,
+) -> LeaseMaker {
+    Arc::new(move |name, ttl| {
+        let options = LeaseOptions::new(name, ttl, u64::from(std::process::id()));
+        LeaseKeeper::on_thread(options, connect.clone())
+    })
+}
+
+fn etcd_options(config: &Config) -> Result<EtcdOptions, ConfigError> {
+    let read = |key: &'static str, path: &Option<PathBuf>| match path {
+        None => Ok(None),
+        Some(path) => std::fs::read(path).map(Some).map_err(|source| ConfigError::Credential {
+            key,
+            path: path.clone(),
+            source,
+        }),
+    };
+    let ca = read("etcd_cafile", &config.etcd_cafile)?;
+    let certificate = read("etcd_certfile", &config.etcd_certfile)?;
+    let key = read("etcd_keyfile", &config.etcd_keyfile)?;
+    let identity = certificate.zip(key);
+    let is_tls = config.etcd_servers.iter().any(|url| url.starts_with("https://"));
+    Ok(EtcdOptions {
+        request_timeout: config.etcd_request_timeout,
+        user: (!config.etcd_username.is_empty())
+            .then(|| (config.etcd_username.clone(), config.etcd_password.clone())),
+        tls: is_tls.then_some(EtcdTls { ca, identity }),
+        ..EtcdOptions::new(config.etcd_servers.clone())
+    })
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("store", &self.store.kind()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_core::{ClusterId, Epoch, Revision};
+
+    use super::*;
+
+    fn config(directory: &Path) -> Config {
+        Config { state_directory: directory.to_owned(), ..Config::default() }
+    }
+
+    #[test]
+    fn without_etcd_the_store_is_the_machines_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = open(&config(directory.path())).unwrap();
+        assert_eq!(opened.store.kind(), StoreKind::Embedded);
+        assert!(embedded_directory(directory.path()).exists());
+    }
+
+    #[test]
+    fn a_configuration_that_lost_its_etcd_is_refused_and_nothing_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let member = MemberFile::open(directory.path()).unwrap();
+        member.anchor(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(1), 0, Revision(0)).unwrap();
+        let refused = open(&config(directory.path())).unwrap_err().to_string();
+        assert!(refused.contains("etcd_servers") && refused.contains("member.json"), "{refused}");
+        assert!(!embedded_directory(directory.path()).exists());
+    }
+}
