@@ -8,7 +8,8 @@ use fleet_api::client::{Client, ClientError, NdjsonStream};
 use fleet_api::paths;
 use fleet_api::v2::{
     AdoptReport, AdoptRequest, ChangeReport, ChangeRequest, ClusterView, Done, EventList, Explanation,
-    HealthView, MachineList, Requester, StateList, StatusReport, UnitList, UnitView, WaitRequest,
+    HealthView, ImportReport, ImportRequest, JoinReport, JoinRequest, MachineList, Requester, StateList,
+    StatusReport, UnitList, UnitView, WaitRequest,
 };
 
 use crate::output;
@@ -112,6 +113,23 @@ impl Connection {
 
     pub async fn adopt(&self, request: &AdoptRequest) -> Result<AdoptReport, ClientError> {
         self.traced("POST", paths::CLUSTER_ADOPT, self.client.post(paths::CLUSTER_ADOPT, request)).await
+    }
+
+    /// The cluster as a document.
+    pub async fn export(&self) -> Result<Vec<u8>, ClientError> {
+        let path = paths::CLUSTER_EXPORT;
+        let bytes = self.traced("GET", path, self.client.get_bytes(path)).await?;
+        Ok(bytes.to_vec())
+    }
+
+    pub async fn import(&self, request: &ImportRequest) -> Result<ImportReport, ClientError> {
+        let path = paths::CLUSTER_IMPORT;
+        self.traced("POST", path, self.client.post(path, request)).await
+    }
+
+    pub async fn join(&self, request: &JoinRequest) -> Result<JoinReport, ClientError> {
+        let path = paths::MACHINE_JOIN;
+        self.traced("POST", path, self.client.post(path, request)).await
     }
 
     pub async fn resume(&self, requester: &Requester) -> Result<Done, ClientError> {

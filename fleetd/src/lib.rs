@@ -5,6 +5,7 @@
 //! | [`config`] | what an operator sets |
 //! | [`store`] | where the registry lies: etcd, or this machine's own disk |
 //! | [`identity`], [`member`] | who this machine is, and which cluster it belongs to |
+//! | [`join`] | its move from its own store to the cluster's |
 //! | [`session`] | its presence in the registry, and whether the store is trusted |
 //! | [`api`] | HTTP for operators, scripts and monitoring |
 //! | [`peer`] | one machine's fleetd asks another's |
@@ -22,6 +23,7 @@ pub mod config;
 mod durable;
 pub mod engine;
 pub mod identity;
+pub mod join;
 pub mod member;
 pub mod memory;
 pub mod notify;

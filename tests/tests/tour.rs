@@ -92,3 +92,11 @@ fn the_commands_of_every_example_work() {
         follow(&lab, &example, &commands);
     }
 }
+
+#[test]
+fn a_machine_by_itself_grows_into_a_cluster_as_the_page_says_and_no_unit_restarts() {
+    let page = Path::new(TOP).join("docs/usage/grow.md");
+    let commands = commands(&read(&page), "```sh tour");
+    assert!(commands.len() > 20, "the walk is gone from the page");
+    follow(&LabName::new("grow"), &page, &commands);
+}

@@ -1,11 +1,12 @@
 //! `fleetctl cluster`: the state of the whole, and the operator's word when it holds back.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use fleet_api::v2::{AdoptEffect, AdoptRequest, ClusterView, Requester};
 
-use super::health;
+use super::{health, transfer};
 use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
@@ -35,6 +36,16 @@ pub enum Action {
         after_help = "Examples:\n  fleetctl cluster adopt\n  fleetctl cluster adopt --yes --why \"restored from last night's backup\""
     )]
     Adopt(Adopt),
+    /// Print the cluster as a document: a backup, or what another store is filled from
+    #[command(
+        after_help = "Examples:\n  fleetctl cluster export >cluster.json\n  fleetctl cluster export cluster.json"
+    )]
+    Export(Export),
+    /// Make the cluster of an export in a store that has none; prints what it would hold
+    #[command(
+        after_help = "Examples:\n  fleetctl cluster import cluster.json\n  fleetctl cluster import --yes cluster.json"
+    )]
+    Import(Import),
     /// Let go on what the brake holds back
     #[command(after_help = "Examples:\n  fleetctl cluster resume --why \"rack 3 is really gone\"")]
     Resume(Resume),
@@ -53,6 +64,26 @@ pub struct Adopt {
 }
 
 #[derive(Args, Debug)]
+pub struct Export {
+    /// A new file to write it to, readable by its owner alone; standard output without it.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Import {
+    /// What `fleetctl cluster export` printed; - is standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Do it; otherwise only what it holds is printed.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub output: OutputFlag,
+}
+
+#[derive(Args, Debug)]
 pub struct Resume {
     #[command(flatten)]
     pub output: OutputFlag,
@@ -65,6 +96,8 @@ pub async fn run(connection: &Connection, command: Cluster) -> anyhow::Result<Ex
         Action::Status(output) => status(connection, output).await,
         Action::Health(output) => health::run(connection, output).await,
         Action::Adopt(adopt) => self::adopt(connection, adopt).await,
+        Action::Export(command) => transfer::export(connection, command).await,
+        Action::Import(command) => transfer::import(connection, command).await,
         Action::Resume(resume) => self::resume(connection, resume).await,
     }
 }

@@ -4,10 +4,11 @@ use clap::{Args, Subcommand};
 use fleet_api::paths;
 use fleet_api::v2::Requester;
 
+use super::transfer;
 use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
-use crate::flags::{MACHINE_ID_LENGTH, OutputFlag, ReasonFlag, machine_beginning};
+use crate::flags::{MACHINE_ID_LENGTH, OutputFlag, ReasonFlag, go_bool, machine_beginning};
 use crate::output::{self, json};
 
 /// Say what became of a machine that is away
@@ -22,6 +23,11 @@ pub enum Action {
     /// Forget a machine that will not come back: its rows and orders go
     #[command(after_help = "Examples:\n  fleetctl machine forget 1f0c44d2 --why \"scrapped\"")]
     Forget(About),
+    /// Move the machine that answers from its own store to the configured etcd
+    #[command(
+        after_help = "Examples:\n  fleetctl machine join --adopt\n  fleetctl machine join --adopt --yes\n  fleetctl machine join --abandon --yes"
+    )]
+    Join(Join),
     /// Confirm that a machine is off, so that its exclusive units may move at once
     #[command(
         after_help = "Examples:\n  fleetctl machine confirm-dead 1f0c44d2 --why \"power cut in rack 3\""
@@ -40,9 +46,26 @@ pub struct About {
     pub reason: ReasonFlag,
 }
 
+#[derive(Args, Debug)]
+pub struct Join {
+    /// Its units become units of the cluster that it joins, and run on.
+    #[arg(long, required_unless_present = "abandon")]
+    pub adopt: bool,
+    /// Its units are given up: those that run go on, and belong to nobody.
+    #[arg(long, conflicts_with = "adopt")]
+    pub abandon: bool,
+    /// Do it; otherwise only the consequences are printed.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub output: OutputFlag,
+}
+
 pub async fn run(connection: &Connection, command: Machine) -> anyhow::Result<Exit> {
     let (pattern, what, about) = match command.action {
         Action::Forget(about) => (paths::MACHINE_FORGET, "forgetting", about),
+        Action::Join(command) => return transfer::join(connection, command).await,
         Action::ConfirmDead(about) => (paths::MACHINE_CONFIRM_DEAD, "confirming the death of", about),
     };
     let machine = match resolve(connection, &about.machine).await {

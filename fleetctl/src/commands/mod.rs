@@ -18,6 +18,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod submit;
+pub mod transfer;
 pub mod unload;
 pub mod verify;
 pub mod version;

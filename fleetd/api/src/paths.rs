@@ -42,6 +42,12 @@ pub const CLUSTER: &str = "/fleet/v2/cluster";
 pub const CLUSTER_HEALTH: &str = "/fleet/v2/cluster/health";
 /// POST: [`crate::v2::AdoptRequest`] -> [`crate::v2::AdoptReport`].
 pub const CLUSTER_ADOPT: &str = "/fleet/v2/cluster/adopt";
+/// GET: the cluster as lines of JSON.
+pub const CLUSTER_EXPORT: &str = "/fleet/v2/cluster/export";
+/// POST: [`crate::v2::ImportRequest`] -> [`crate::v2::ImportReport`].
+pub const CLUSTER_IMPORT: &str = "/fleet/v2/cluster/import";
+/// POST: [`crate::v2::JoinRequest`] -> [`crate::v2::JoinReport`]. Of the machine that answers.
+pub const MACHINE_JOIN: &str = "/fleet/v2/machine/join";
 /// POST: [`crate::v2::Requester`] -> [`crate::v2::Done`].
 pub const CLUSTER_RESUME: &str = "/fleet/v2/cluster/resume";
 

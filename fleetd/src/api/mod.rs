@@ -50,7 +50,7 @@ use crate::config::{Listen, ListenTls};
 pub use failure::Failure;
 pub use listen::ListenError;
 pub use passed::{Passed, PassedError};
-use ports::{EngineView, LocalAgent, Peers, SessionView};
+use ports::{EngineView, Joiner, LocalAgent, Peers, SessionView};
 pub use server::{Handle, Service};
 use tools::LocalTools;
 
@@ -75,6 +75,8 @@ pub struct Options {
     pub agent: Arc<dyn LocalAgent>,
     pub engine: Arc<dyn EngineView>,
     pub tools: LocalTools,
+    /// Moves this machine to the configured store; none where there is nothing to move.
+    pub joiner: Option<Arc<dyn Joiner>>,
     /// `None`: machines of this cluster do not talk to each other.
     pub peers: Option<Arc<dyn Peers>>,
     pub limits: Limits,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fleet_api::client::NdjsonStream;
-use fleet_api::v2::StatusReport;
+use fleet_api::v2::{JoinReport, JoinRequest, StatusReport};
 use fleet_core::records::StateRow;
 use fleet_core::store_trust::Trust;
 use fleet_core::{ClusterId, Epoch, MachineId, Timestamp};
+use fleet_registry::registry::Asked;
 use unit_files::UnitName;
 
 use super::Failure;
@@ -70,6 +71,12 @@ pub struct EngineReport {
     pub text: String,
     /// Name after `fleet_engine_`, value; counts that only grow.
     pub counters: Vec<(&'static str, u64)>,
+}
+
+/// This machine's move from a store of its own to the configured one.
+#[async_trait]
+pub trait Joiner: Send + Sync + 'static {
+    async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure>;
 }
 
 /// The other machines' fleetds.

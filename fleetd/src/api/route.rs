@@ -96,7 +96,7 @@ async fn received(api: &Api, request: Request) -> Result<Request, Failure> {
 fn body_limit(api: &Api, head: &Parts) -> usize {
     let path = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     match (&head.method, path) {
-        (&Method::POST, Some(paths::REQUESTS | paths::WAIT)) => api.limits.v2_body,
+        (&Method::POST, Some(paths::REQUESTS | paths::WAIT | paths::CLUSTER_IMPORT)) => api.limits.v2_body,
         _ => api.limits.v1_body,
     }
 }

@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::{self, EngineHandle, EngineOptions, LeaseMaker};
 use crate::identity::{Identity, default_address};
+use crate::join::Join;
 use crate::member::{MemberError, MemberFile};
 use crate::peer::{self, KeysError, PeerClient, PeerKeys};
 use crate::session::{self, SessionHandle, SessionOptions, SessionState};
@@ -177,6 +178,14 @@ impl Daemon {
             }
         });
 
+        let join = Join {
+            registry: registry.clone(),
+            member: member.clone(),
+            machine: identity.machine.clone(),
+            state_directory: config.state_directory.clone(),
+            session: session.state.clone(),
+            doubt: Arc::clone(&doubt),
+        };
         let (engine, serve) = engine::start(EngineOptions {
             registry: registry.clone(),
             clock: clock.clone(),
@@ -209,6 +218,7 @@ impl Daemon {
             agent: Arc::new(views::LocalUnits { handle: agent_handle.clone() }),
             engine: Arc::new(engine.clone()),
             tools: LocalTools::default(),
+            joiner: Some(Arc::new(join)),
             peers: Some(Arc::new(PeerClient::new(registry.clone(), identity.machine.clone(), keys))),
             limits: Limits::default(),
             shutdown: shutdown.clone(),

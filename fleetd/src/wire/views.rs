@@ -1,11 +1,19 @@
 //! What the API sees of the other components: snapshots of their handles, put into its own words.
 
+use async_trait::async_trait;
+use axum::http::StatusCode;
+use fleet_api::v2::{JoinReport, JoinRequest};
 use fleet_core::Timestamp;
+use fleet_registry::registry::Asked;
 
 use crate::agent::AgentHandle;
-use crate::api::ports::{AgentReport, EngineReport, EngineView, LocalAgent, SessionReport, SessionView};
+use crate::api::Failure;
+use crate::api::ports::{
+    AgentReport, EngineReport, EngineView, Joiner, LocalAgent, SessionReport, SessionView,
+};
 use crate::engine::EngineHandle;
-use crate::session::{Connection, SessionHandle};
+use crate::join::{Join, JoinError};
+use crate::session::{Connection, SessionHandle, chain};
 
 #[derive(Debug)]
 pub struct Session {
@@ -86,5 +94,24 @@ impl EngineView for EngineHandle {
                 ("audit_difference_count_total", status.audit_differences),
             ],
         }
+    }
+}
+
+#[async_trait]
+impl Joiner for Join {
+    async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure> {
+        Join::join(self, request, asked).await.map_err(|error| match error {
+            JoinError::Registry(error) => error.into(),
+            error => {
+                let status = match &error {
+                    JoinError::NotJoined { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                    JoinError::Open(_) | JoinError::Member(_) | JoinError::PutAside { .. } => {
+                        StatusCode::INTERNAL_SERVER_ERROR
+                    }
+                    _ => StatusCode::CONFLICT,
+                };
+                Failure::new(status, chain(&error))
+            }
+        })
     }
 }

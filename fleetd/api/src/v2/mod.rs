@@ -13,6 +13,7 @@ mod progress;
 mod remote;
 mod request;
 mod state;
+mod transfer;
 mod unit;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ pub use progress::{MachineProgress, Phase, Progress, WaitFor, WaitLine, WaitRequ
 pub use remote::{JournalLine, StatusReport};
 pub use request::{Action, ActionResult, ChangeReport, ChangeRequest, Verb};
 pub use state::{StateList, StateView};
+pub use transfer::{ImportReport, ImportRequest, JoinMode, JoinReport, JoinRequest};
 pub use unit::{
     CountersView, DecisionView, OrderView, PlacementView, RefusalHoldView, UnitList, UnitView, UnreadableUnit,
 };

@@ -144,6 +144,7 @@ impl Lab {
             agent: Arc::clone(&fake) as Arc<dyn LocalAgent>,
             engine: Arc::clone(&fake) as Arc<dyn EngineView>,
             tools: LocalTools::default(),
+            joiner: None,
             peers: None,
             limits,
             shutdown: shutdown.clone(),

@@ -285,6 +285,7 @@ async fn refused(change: impl FnOnce(&mut Options)) -> ListenError {
             agent: own.agent.clone(),
             engine: own.engine.clone(),
             tools: own.tools.clone(),
+            joiner: None,
             peers: None,
             limits: own.limits,
             token_limit: own.token_limit,

@@ -7,6 +7,7 @@ mod health;
 mod machines;
 mod remote;
 mod states;
+mod transfer;
 mod units;
 mod wait;
 mod why;
@@ -47,6 +48,9 @@ pub(super) fn routes() -> Router<Api> {
         .route(paths::CLUSTER, get(cluster::get))
         .route(paths::CLUSTER_HEALTH, get(health::get))
         .route(paths::CLUSTER_ADOPT, post(cluster::adopt))
+        .route(paths::CLUSTER_EXPORT, get(transfer::export))
+        .route(paths::CLUSTER_IMPORT, post(transfer::import))
+        .route(paths::MACHINE_JOIN, post(transfer::join))
         .route(paths::CLUSTER_RESUME, post(cluster::resume))
 }
 

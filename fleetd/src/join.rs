@@ -1,0 +1,220 @@
+//! A machine moves from its own store to the cluster's etcd: with its units, or without them.
+//!
+//! Called by the API on the operator's word, on a machine whose configuration names an etcd already. The order of the
+//! steps is such that a crash after any of them leaves units that run and are nobody else's to place: the machine
+//! belongs to the new cluster before its units do. Until its own store is put aside, the request can be repeated.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_api::v2::{JoinMode, JoinReport, JoinRequest};
+use fleet_core::records::{ClusterRecord, Extra, SCHEMA, Settings, Stamp, Versioned};
+use fleet_core::{ClusterId, Epoch, MachineId, Revision};
+use fleet_registry::Registry;
+use fleet_registry::embedded::{EmbeddedStore, OpenError};
+use fleet_registry::keys::{Area, DEFAULT_PREFIX, Key, Keys};
+use fleet_registry::registry::cluster::Created;
+use fleet_registry::registry::document::Export;
+use fleet_registry::registry::export::{Imported, Merged};
+use fleet_registry::registry::{Asked, RegistryError};
+use fleet_registry::store::StoreKind;
+use tokio::sync::{Notify, watch};
+use tracing::info;
+
+use crate::member::{MemberError, MemberFile};
+use crate::session::SessionState;
+use crate::store::embedded_directory;
+
+/// How long the session may take to join what it has been told.
+const JOINS_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error(
+        "this machine's registry is its own store; set etcd_servers in its configuration and restart fleetd first"
+    )]
+    NoEtcd,
+    #[error("this machine has no store of its own to come from; it is what `fleetctl cluster status` says")]
+    NothingToMove,
+    #[error(
+        "the cluster has units of the same names: {}; destroy or rename them on one of both sides, or use --abandon",
+        names.join(", ")
+    )]
+    Taken { names: Vec<String> },
+    #[error(
+        "{path} holds something else already ({sample}); choose another etcd_key_prefix, or remove what is there"
+    )]
+    NotEmpty { path: String, sample: String },
+    #[error(
+        "the session did not join cluster {cluster} within {JOINS_WITHIN:?}; send the same request again"
+    )]
+    NotJoined { cluster: ClusterId },
+    #[error("this machine's own store: {0}")]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    #[error("{} cannot be put aside; rename it by hand", path.display())]
+    PutAside { path: PathBuf, source: std::io::Error },
+}
+
+pub struct Join {
+    /// The configured one.
+    pub registry: Registry,
+    pub member: MemberFile,
+    pub machine: MachineId,
+    pub state_directory: PathBuf,
+    pub session: watch::Receiver<SessionState>,
+    pub doubt: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Join").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+impl Join {
+    /// Says what would happen, and with `yes` does it. Idempotent until it is done.
+    ///
+    /// # Errors
+    /// See [`JoinError`]; each says what to do.
+    pub async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, JoinError> {
+        if self.registry.store().kind() == StoreKind::Embedded {
+            return Err(JoinError::NoEtcd);
+        }
+        let export = self.own().await?.ok_or(JoinError::NothingToMove)?;
+        let found = self.registry.read(&[Area::One(Key::Cluster)]).await?.cluster;
+        let to = match (&found, request.mode) {
+            (Some(cluster), _) => cluster.value.id.to_string(),
+            (None, JoinMode::Adopt) => export.cluster.id.to_string(),
+            (None, JoinMode::Abandon) => String::new(),
+        };
+        let mut report = JoinReport {
+            machine: self.machine.to_string(),
+            from: export.cluster.id.to_string(),
+            to,
+            units: export.units().map(ToString::to_string).collect(),
+            done: false,
+        };
+        let is_ours = found.as_ref().is_some_and(|cluster| cluster.value.id == export.cluster.id);
+        if request.mode == JoinMode::Adopt && found.is_some() && !is_ours {
+            self.refuse_taken(&export).await?;
+        }
+        if !request.yes {
+            return Ok(report);
+        }
+        report.to = match (request.mode, found) {
+            // Somebody imported an export of it: this machine anchors anew by itself.
+            (_, Some(cluster)) if is_ours => self.joined(&cluster.value.id).await?,
+            (JoinMode::Adopt, None) => self.move_all(&export, asked).await?,
+            (JoinMode::Adopt, Some(_)) => {
+                let cluster = self.enter(&export, asked).await?;
+                match self.registry.take_in(&export, &self.machine, asked).await? {
+                    Merged::Done { units } => info!(units, %cluster, "taken in"),
+                    Merged::Taken { names } => return Err(taken(&names)),
+                    Merged::NoCluster => return Err(JoinError::NotJoined { cluster }),
+                }
+                cluster
+            }
+            (JoinMode::Abandon, Some(_)) => self.enter(&export, asked).await?,
+            (JoinMode::Abandon, None) => self.begin_anew(&export, asked).await?,
+        }
+        .to_string();
+        self.put_aside()?;
+        report.done = true;
+        Ok(report)
+    }
+
+    /// What this machine's own store holds. The store is closed again before the answer.
+    async fn own(&self) -> Result<Option<Export>, JoinError> {
+        let directory = embedded_directory(&self.state_directory);
+        if !directory.exists() {
+            return Ok(None);
+        }
+        let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&directory)).await;
+        let store = opened.map_err(|_| JoinError::NothingToMove)??;
+        let keys = Keys::new(DEFAULT_PREFIX).expect("the default is a prefix");
+        Ok(Registry::new(Arc::new(store), keys, 0).export().await?)
+    }
+
+    async fn refuse_taken(&self, export: &Export) -> Result<(), JoinError> {
+        let names = self.registry.taken(export).await?;
+        if names.is_empty() { Ok(()) } else { Err(taken(&names)) }
+    }
+
+    /// The store is empty: the whole cluster moves, and keeps its id.
+    async fn move_all(&self, export: &Export, asked: &Asked) -> Result<ClusterId, JoinError> {
+        match self.registry.import(export, asked).await? {
+            Imported::Done { .. } => self.joined(&export.cluster.id).await,
+            Imported::Exists { found } => Err(JoinError::NotJoined { cluster: found }),
+            Imported::NotEmpty { sample } => {
+                Err(JoinError::NotEmpty { path: self.registry.keys().prefix().to_owned(), sample })
+            }
+        }
+    }
+
+    /// Belongs to the store's cluster from here on, under an epoch above every order that this machine has seen.
+    async fn enter(&self, export: &Export, asked: &Asked) -> Result<ClusterId, JoinError> {
+        let seen = self.member.get().map_or(export.cluster.epoch, |m| m.epoch.max(export.cluster.epoch));
+        let raised = self.registry.raise_epoch(seen, asked).await?;
+        let Some(Versioned { value, .. }) = raised else { return Err(JoinError::NothingToMove) };
+        self.anchor(value.id, value.epoch).await
+    }
+
+    /// The store is empty and the units are given up: a new cluster, above what this machine has seen.
+    async fn begin_anew(&self, export: &Export, asked: &Asked) -> Result<ClusterId, JoinError> {
+        let id = ClusterId::parse(&uuid::Uuid::new_v4().to_string()).expect("a uuid is an id");
+        let record = ClusterRecord {
+            v: SCHEMA,
+            id: id.clone(),
+            epoch: Epoch(export.cluster.epoch.0 + 1),
+            features: BTreeSet::new(),
+            settings: Settings::default(),
+            created: Stamp { at: asked.at, by: asked.by.clone(), why: "units were abandoned".to_owned() },
+            extra: Extra::new(),
+        };
+        match self.registry.create_cluster(&record).await? {
+            Created::Done(_) => self.anchor(id, record.epoch).await,
+            Created::Exists(_) => self.enter(export, asked).await,
+            Created::NotEmpty { sample, .. } => {
+                Err(JoinError::NotEmpty { path: self.registry.keys().prefix().to_owned(), sample })
+            }
+        }
+    }
+
+    async fn anchor(&self, cluster: ClusterId, epoch: Epoch) -> Result<ClusterId, JoinError> {
+        self.member.anchor(StoreKind::Etcd, cluster.clone(), epoch, 0, Revision(0))?;
+        self.joined(&cluster).await
+    }
+
+    /// Waits until this machine is present in the cluster.
+    async fn joined(&self, cluster: &ClusterId) -> Result<ClusterId, JoinError> {
+        self.doubt.notify_one();
+        let mut session = self.session.clone();
+        let is_there = |state: &SessionState| {
+            state.may_act() && state.cluster.as_ref().is_some_and(|(id, _)| id == cluster)
+        };
+        match tokio::time::timeout(JOINS_WITHIN, session.wait_for(is_there)).await {
+            Ok(Ok(_)) => Ok(cluster.clone()),
+            Ok(Err(_)) | Err(_) => Err(JoinError::NotJoined { cluster: cluster.clone() }),
+        }
+    }
+
+    /// Kept beside the state, under a name that nothing opens.
+    fn put_aside(&self) -> Result<(), JoinError> {
+        let path = embedded_directory(&self.state_directory);
+        let name = (1..).map(|number| self.state_directory.join(format!("registry.moved.{number}")));
+        let aside = name.into_iter().find(|path| !path.exists()).unwrap_or_else(|| path.clone());
+        std::fs::rename(&path, &aside).map_err(|source| JoinError::PutAside { path, source })?;
+        info!(to = %aside.display(), "this machine's own store was put aside");
+        Ok(())
+    }
+}
+
+fn taken(names: &[unit_files::UnitName]) -> JoinError {
+    JoinError::Taken { names: names.iter().map(ToString::to_string).collect() }
+}
