@@ -166,6 +166,8 @@ pub(super) async fn shake(
     connector: &tokio_rustls::TlsConnector,
     stream: TcpStream,
 ) -> tokio_rustls::client::TlsStream<TcpStream> {
+    // What it asks follows at once, and must not wait for an acknowledgement.
+    stream.set_nodelay(true).unwrap();
     connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
 }
 
