@@ -89,6 +89,7 @@ pub struct Daemon {
     pub session: SessionHandle,
     pub agent: AgentHandle,
     pub engine: EngineHandle,
+    pub api: api::Handle,
     /// One line for systemd.
     pub status: watch::Receiver<String>,
     pub shutdown: CancellationToken,
@@ -186,7 +187,7 @@ impl Daemon {
         });
         tasks.spawn(serve);
 
-        let (_, serve) = api::Service::bind(api::Options {
+        let (api, serve) = api::Service::bind(api::Options {
             registry: registry.clone(),
             machine: identity.machine.clone(),
             hostname: identity.hostname.clone(),
@@ -211,7 +212,7 @@ impl Daemon {
         let (line, status) = watch::channel(String::new());
         tasks.spawn(status_line(line, session.clone(), agent_handle.clone(), engine.clone()));
         info!(machine = %identity.machine, version = VERSION, "fleetd runs");
-        Ok(Daemon { registry, session, agent: agent_handle, engine, status, shutdown, tasks })
+        Ok(Daemon { registry, session, agent: agent_handle, engine, api, status, shutdown, tasks })
     }
 
     /// Adds a task of the caller's to the supervised set.
