@@ -10,9 +10,11 @@ TOOLS := target/tools
 DENY_VERSION := 0.20.2
 # Empty, or a filter of cargo-nextest: make test FILTER='test(/^p1_/)'.
 FILTER ?=
+# For each fuzz target.
+FUZZ_SECONDS ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench lint audit fmt clean-labs
+.PHONY: help setup build demo test fuzz bench lint audit fmt clean-labs
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -27,17 +29,21 @@ demo: build ## Three machines, a real etcd, and the whole story with measured ti
 	target/release/fleet-demo
 
 # The labs run the binaries that lie beside the tests, so these are built first. All targets at once: a build of the
-# binaries alone would compile the dependencies a second time, with other features. Documentation tests come first, so
-# that the summary of the runner closes the output.
+# binaries alone would compile the dependencies a second time, with other features. Documentation tests and fuzzing come
+# first, so that the summary of the runner closes the output; what fuzzing broke fails the whole at its end.
 test: setup ## Every test; those in labs need root
 	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests boot machines: run it as root, or leave those out: cargo test --workspace --exclude fleet-tests" >&2; exit 1; }
 	$(CARGO) build --workspace --all-targets --locked
 	$(CARGO) test --workspace --doc --locked --quiet
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	@broken=0; $(if $(FILTER),:,CARGO=$(CARGO) scripts/fuzz.sh $(FUZZ_SECONDS)) || broken=1; \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) nextest run --workspace --all-targets --locked --no-fail-fast $(if $(FILTER),-E '$(FILTER)'); \
 	else \
 	    set -x; $(CARGO) test --workspace --all-targets --locked --no-fail-fast -- --test-threads=2; \
-	fi
+	fi && exit $$broken
+
+fuzz: setup ## Every fuzz target for 30 seconds (FUZZ_SECONDS), from the corpora in fuzz/corpus
+	@CARGO=$(CARGO) scripts/fuzz.sh $(FUZZ_SECONDS)
 
 bench: build ## The figures of docs/development/benchmarks.md, each also as target/bench/NAME.json (root)
 	target/release/fleet-bench

@@ -10,7 +10,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use serde::Deserialize;
 
 /// Which crates of the workspace a crate may name. `fleet-tests` is above all of them.
-const BELOW: [(&str, &[&str]); 7] = [
+const BELOW: [(&str, &[&str]); 8] = [
     ("unit-files", &[]),
     ("fleet-core", &["unit-files"]),
     ("fleet-api", &["fleet-core", "unit-files"]),
@@ -18,6 +18,7 @@ const BELOW: [(&str, &[&str]); 7] = [
     ("fleet-systemd", &["fleet-core", "unit-files"]),
     ("fleetd", &["fleet-api", "fleet-registry", "fleet-systemd", "fleet-core", "unit-files"]),
     ("fleetctl", &["fleet-api", "unit-files"]),
+    ("fleet-fuzz", &["fleetd", "fleet-api", "fleet-registry", "fleet-core", "unit-files"]),
 ];
 const TOP: &str = "fleet-tests";
 

@@ -70,7 +70,10 @@ fn adopt(passed: Passed, asks_for_certificates: bool) -> Result<Listener, Listen
     let Passed { socket, name } = passed;
     let failed = |source| ListenError::Passed { name: name.clone(), source };
     let listener = match socket {
-        Socket::Unix(socket) => UnixListener::from_std(socket).map(Listener::Unix).map_err(failed)?,
+        Socket::Unix(socket) => {
+            warn_if_open_to_all(&socket, &name);
+            UnixListener::from_std(socket).map(Listener::Unix).map_err(failed)?
+        }
         Socket::Tcp(socket) => {
             let address = socket.local_addr().map_err(failed)?;
             allow(address, asks_for_certificates)?;
@@ -79,6 +82,20 @@ fn adopt(passed: Passed, asks_for_certificates: bool) -> Result<Listener, Listen
     };
     tracing::info!(socket = name, "the API listens on a socket that systemd passed");
     Ok(listener)
+}
+
+/// systemd lets everybody open a socket unless its unit says otherwise.
+fn warn_if_open_to_all(socket: &std::os::unix::net::UnixListener, name: &str) {
+    let address = socket.local_addr().ok();
+    let meta =
+        address.as_ref().and_then(|address| address.as_pathname()).and_then(|path| path.metadata().ok());
+    if meta.is_some_and(|meta| meta.permissions().mode() & 0o002 != 0) {
+        tracing::warn!(
+            socket = name,
+            "every user of this machine may use the API, and with it be root: set SocketMode=0660 and \
+             SocketGroup={GROUP} in the .socket unit"
+        );
+    }
 }
 
 /// Whether this listener is that address, which then needs no binding. `/var/run` leads to `/run`.

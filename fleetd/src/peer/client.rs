@@ -91,9 +91,20 @@ async fn connect(
     let stream = TcpStream::connect(&address).await?;
     // The certificate is judged by its fingerprint; a name is asked for and not looked at.
     let name = ServerName::try_from("fleet-peer").expect("a valid DNS name");
-    let mut stream = TlsConnector::from(config).connect(name, stream).await?;
-    greeting::introduce(&mut stream, &own).await?;
+    let mut stream = TlsConnector::from(config).connect(name, stream).await.map_err(told)?;
+    greeting::introduce(&mut stream, &own).await.map_err(told)?;
     Ok(stream)
+}
+
+/// What is wrong between machines. The API's client would take it for the certificates of its user.
+fn told(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            io::Error::new(error.kind(), "it shows another certificate than the machine published")
+        }
+        Some(other) => io::Error::new(error.kind(), other.to_string()),
+        None => error,
+    }
 }
 
 #[async_trait]

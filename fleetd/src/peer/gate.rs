@@ -1,34 +1,33 @@
-//! What strangers cost: how many connections one address may be opening, how often the registry is asked about callers
-//! that it has not named yet, and how often a refusal is told.
+//! What strangers cost: how many connections may be opening, which one makes room, and how often a refusal is told.
 //!
-//! Used by [`listener`](super::listener). Anybody in the network can connect and show a certificate of their own making,
-//! so everything here is decided without the registry. It never lets anybody in: that is the registry's word.
+//! Used by [`listener`](super::listener). Anybody in the network can connect, so everything here is decided without the
+//! registry. Newcomers never wait: with all room taken, whoever takes most of it gives some back. It never lets anybody
+//! in: that is the registry's word.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use fleet_core::MachineId;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-/// Half of the connections that may be opening at once, so that one address does not shut out the others.
-const OPENING_OF_ONE: usize = super::listener::OPENING_CONNECTIONS / 2;
 /// Between two log lines about refusals.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// How often the registry is asked about callers that it has not named before.
+/// How many connections may be opening.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Looks {
-    pub at_once: u32,
-    /// After so long another one.
-    pub every: Duration,
+pub(super) struct Room {
+    /// That have not said yet who they are.
+    pub silent: usize,
+    /// That have, and wait for the registry's word.
+    pub asking: usize,
 }
 
-impl Default for Looks {
-    /// More than the machines of a cluster that ask for the first time at the same moment, and little for an etcd.
-    fn default() -> Looks {
-        Looks { at_once: 64, every: Duration::from_millis(100) }
+impl Default for Room {
+    /// For callers that ask more than come while a look is waited for: a processor does not do that many handshakes.
+    fn default() -> Room {
+        Room { silent: 128, asking: 512 }
     }
 }
 
@@ -38,87 +37,72 @@ pub(super) struct Gate(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// Connections being opened.
-    opening: HashMap<IpAddr, usize>,
-    /// Whom the registry named, with the fingerprint. Never more than the cluster has had machines.
-    known: HashMap<MachineId, String>,
-    looks: Looks,
-    left: u32,
-    /// Up to when the looks that come with time were counted.
-    counted: Instant,
+    room: Room,
+    /// In the order in which they came.
+    openings: Vec<Entry>,
+    next: u64,
     told: Option<Instant>,
     untold: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    network: IpAddr,
+    is_asking: bool,
+    closed: CancellationToken,
 }
 
 /// A connection that is being opened, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Opening {
     gate: Gate,
-    from: IpAddr,
+    id: u64,
+    closed: CancellationToken,
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
+        self.gate.state().openings.retain(|entry| entry.id != self.id);
+    }
+}
+
+impl Opening {
+    /// The caller has said who it is.
+    pub fn asks(&self) {
         let mut state = self.gate.state();
-        if let Some(count) = state.opening.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                state.opening.remove(&self.from);
-            }
+        if let Some(entry) = state.openings.iter_mut().find(|entry| entry.id == self.id) {
+            entry.is_asking = true;
+            let room = state.room.asking;
+            state.make_room(true, room);
         }
+    }
+
+    /// It made room for another. Cancel safe.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 }
 
 impl Gate {
-    pub fn new(looks: Looks) -> Gate {
-        let (left, counted) = (looks.at_once, Instant::now());
-        let (opening, known) = (HashMap::new(), HashMap::new());
-        Gate(Arc::new(Mutex::new(State { opening, known, looks, left, counted, told: None, untold: 0 })))
+    pub fn new(room: Room) -> Gate {
+        Gate(Arc::new(Mutex::new(State { room, openings: Vec::new(), next: 0, told: None, untold: 0 })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("nothing panics while it holds the gate")
     }
 
-    /// `None`: this address is opening as many connections as one may.
-    pub fn enter(&self, from: IpAddr) -> Option<Opening> {
+    /// Counts the connection, and has another one closed if that makes too many.
+    pub fn enter(&self, from: IpAddr) -> Opening {
         let mut state = self.state();
-        let count = state.opening.entry(from).or_default();
-        if *count >= OPENING_OF_ONE {
-            return None;
-        }
-        *count += 1;
-        Some(Opening { gate: self.clone(), from })
-    }
-
-    /// Whether the registry may be asked about this caller, who has proven to have the certificate's key. Counts.
-    pub fn may_look(&self, machine: &MachineId, fingerprint: &str, now: Instant) -> bool {
-        let mut state = self.state();
-        if state.known.get(machine).is_some_and(|known| known == fingerprint) {
-            return true;
-        }
-        let Looks { at_once, every } = state.looks;
-        let come = now.saturating_duration_since(state.counted).as_nanos() / every.as_nanos().max(1);
-        match u32::try_from(come) {
-            Ok(come) if come < at_once => {
-                state.left = at_once.min(state.left + come);
-                state.counted += every * come;
-            }
-            _ => (state.left, state.counted) = (at_once, now),
-        }
-        let is_left = state.left > 0;
-        state.left = state.left.saturating_sub(1);
-        is_left
-    }
-
-    /// What the registry said of a caller.
-    pub fn looked(&self, machine: &MachineId, fingerprint: &str, is_named: bool) {
-        let mut state = self.state();
-        if is_named {
-            state.known.insert(machine.clone(), fingerprint.to_owned());
-        } else if state.known.get(machine).is_some_and(|known| known == fingerprint) {
-            state.known.remove(machine);
-        }
+        let (id, closed, room) = (state.next, CancellationToken::new(), state.room.silent);
+        state.next += 1;
+        // Before it is counted: a newcomer could not have said anything yet.
+        state.make_room(false, room.saturating_sub(1));
+        let network = network(from);
+        state.openings.push(Entry { id, network, is_asking: false, closed: closed.clone() });
+        Opening { gate: self.clone(), id, closed }
     }
 
     /// Counts a refusal. `Some`: tell it, and that so many before it were not told.
@@ -133,61 +117,109 @@ impl Gate {
     }
 }
 
+impl State {
+    /// Closes one of those that ask, or of the silent ones, if there are more than this: one of the network that has
+    /// most. Of the silent ones the longest-silent, for a machine says soon who it is. Of those that ask the last, for
+    /// they wait for this machine, and the first is about to be answered.
+    fn make_room(&mut self, asking: bool, room: usize) {
+        let alike = || self.openings.iter().enumerate().filter(|(_, entry)| entry.is_asking == asking);
+        if alike().count() <= room {
+            return;
+        }
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for (_, entry) in alike() {
+            *counts.entry(entry.network).or_default() += 1;
+        }
+        let most = counts.values().copied().max();
+        let mut those = alike().filter(|(_, entry)| counts.get(&entry.network).copied() == most);
+        let found = if asking { those.next_back() } else { those.next() };
+        if let Some((at, _)) = found {
+            self.openings.remove(at).closed.cancel();
+        }
+    }
+}
+
+/// Whose address it is, as far as that can be told: of IPv6, one machine has a whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn machine(id: &str) -> MachineId {
-        MachineId::parse(id).unwrap()
+    const ROOM: Room = Room { silent: 4, asking: 4 };
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn is_closed(opening: &Opening) -> bool {
+        opening.closed.is_cancelled()
     }
 
     #[test]
-    fn strangers_are_looked_up_at_a_bounded_rate_and_known_machines_always() {
-        let gate = Gate::new(Looks { at_once: 2, every: Duration::from_secs(1) });
-        let start = Instant::now();
-        assert!(gate.may_look(&machine("m1"), "f1", start));
-        gate.looked(&machine("m1"), "f1", true);
-        assert!(gate.may_look(&machine("x1"), "f9", start));
-        assert!(!gate.may_look(&machine("x2"), "f9", start));
-        // Only with the certificate that the registry named.
-        assert!(!gate.may_look(&machine("m1"), "f9", start));
-        for _ in 0..10 {
-            assert!(gate.may_look(&machine("m1"), "f1", start));
+    fn with_all_room_taken_the_longest_silent_connection_makes_room() {
+        let gate = Gate::new(ROOM);
+        let held: Vec<Opening> = (1..=4_u8).map(|last| gate.enter([10, 0, 0, last].into())).collect();
+        assert!(!held.iter().any(is_closed));
+        // It is silent no longer, and waits for this machine.
+        held[0].asks();
+        let fifth = gate.enter(address("10.0.0.5"));
+        assert!(!held.iter().any(is_closed));
+        let sixth = gate.enter(address("10.0.0.6"));
+        assert_eq!(held.iter().map(is_closed).collect::<Vec<_>>(), [false, true, false, false]);
+        assert!(!is_closed(&fifth) && !is_closed(&sixth));
+        drop((held, fifth, sixth));
+        assert!(gate.state().openings.is_empty());
+    }
+
+    #[test]
+    fn whoever_opens_most_makes_room_for_others() {
+        let gate = Gate::new(ROOM);
+        let other = gate.enter(address("10.0.0.1"));
+        let flood: Vec<Opening> = (0..100).map(|_| gate.enter(address("10.0.0.2"))).collect();
+        assert!(!is_closed(&other));
+        assert_eq!(flood.iter().filter(|opening| !is_closed(opening)).count(), 3);
+        let another = gate.enter(address("10.0.0.3"));
+        assert!(!is_closed(&other) && !is_closed(&another));
+        assert_eq!(flood.iter().filter(|opening| !is_closed(opening)).count(), 2);
+    }
+
+    #[test]
+    fn whoever_asks_most_waits_in_vain_and_who_waits_longest_does_not() {
+        let gate = Gate::new(ROOM);
+        let asks = |from: &str| {
+            let opening = gate.enter(address(from));
+            opening.asks();
+            opening
+        };
+        let flood: Vec<Opening> = (0..10).map(|_| asks("10.0.0.2")).collect();
+        assert!(flood[..4].iter().all(|opening| !is_closed(opening)) && flood[4..].iter().all(is_closed));
+        let other = asks("10.0.0.1");
+        assert!(!is_closed(&other) && is_closed(&flood[3]) && !is_closed(&flood[2]));
+    }
+
+    #[test]
+    fn addresses_that_one_machine_can_have_are_one() {
+        for (one, other, is_same) in [
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("10.0.0.1", "::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.2", false),
+            ("2001:db8::1", "2001:db8::ffff:1:2:3", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+        ] {
+            assert_eq!(network(address(one)) == network(address(other)), is_same, "{one} {other}");
         }
-        let later = start + Duration::from_secs(100);
-        assert!(gate.may_look(&machine("x3"), "f9", later) && gate.may_look(&machine("x3"), "f9", later));
-        assert!(!gate.may_look(&machine("x3"), "f9", later));
-        gate.looked(&machine("m1"), "f9", false);
-        assert!(gate.may_look(&machine("m1"), "f1", later), "another's refusal is none of its business");
-        gate.looked(&machine("m1"), "f1", false);
-        assert!(!gate.may_look(&machine("m1"), "f1", later));
-    }
-
-    #[test]
-    fn looks_come_back_with_time_however_often_strangers_ask() {
-        let gate = Gate::new(Looks { at_once: 2, every: Duration::from_secs(1) });
-        let start = Instant::now();
-        let asked = (0..100)
-            .filter(|step| gate.may_look(&machine("x"), "f", start + Duration::from_millis(300) * *step));
-        // Two at once, and one more each second.
-        assert_eq!(asked.count(), 2 + 29);
-    }
-
-    #[test]
-    fn one_address_cannot_open_all_connections() {
-        let gate = Gate::new(Looks::default());
-        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let mut held: Vec<Opening> = (0..OPENING_OF_ONE).map(|_| gate.enter(one).unwrap()).collect();
-        assert!(gate.enter(one).is_none() && gate.enter(other).is_some());
-        held.pop();
-        assert!(gate.enter(one).is_some());
-        held.clear();
-        assert!(gate.state().opening.is_empty());
     }
 
     #[test]
     fn refusals_are_told_once_a_minute_with_their_number() {
-        let gate = Gate::new(Looks::default());
+        let gate = Gate::new(Room::default());
         let start = Instant::now();
         assert_eq!(gate.refused(start), Some(0));
         assert!((1..60).all(|second| gate.refused(start + Duration::from_secs(second)).is_none()));

@@ -12,19 +12,19 @@ use axum::response::Response;
 use axum::routing::get;
 use fleet_api::v2::MachineRef;
 use fleet_core::MachineId;
-use fleet_registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use unit_files::UnitName;
 
-use super::gate::{Gate, Looks, Opening};
+use super::gate::{Gate, Opening, Room};
 use super::keys::fingerprint;
-use super::{Options, greeting, pin, published};
+use super::looks::{Looks, Rate, Word};
+use super::{Options, greeting, pin};
 use crate::api::query::Query;
 use crate::api::server::{Bounds, serve_connection};
 use crate::api::tools::{JournalOptions, LocalTools};
@@ -33,8 +33,10 @@ use crate::api::{Failure, v2};
 pub(super) const STATUS: &str = "/peer/v1/units/{name}/status";
 pub(super) const JOURNAL: &str = "/peer/v1/units/{name}/journal";
 
-/// For TLS, greeting and the look into the registry together.
-const OPENING: Duration = Duration::from_secs(5);
+/// For TLS and the greeting, which take a few round trips; for telling the caller the registry's word, too.
+const GREETING: Duration = Duration::from_secs(2);
+/// For the registry's word, which may have to wait for that on others.
+const LOOK: Duration = Duration::from_secs(3);
 /// One question is asked on each connection, and the other machine passes a journal on to somebody who may be reading
 /// it page by page.
 const BOUNDS: Bounds = Bounds {
@@ -43,8 +45,6 @@ const BOUNDS: Bounds = Bounds {
     stall: Duration::from_secs(600),
     keep_alive: false,
 };
-/// Being opened, by whomever.
-pub(super) const OPENING_CONNECTIONS: usize = 128;
 /// Of machines that the registry names.
 const CONNECTIONS: usize = 256;
 /// How long the registry's word on an open connection holds.
@@ -84,12 +84,10 @@ pub struct Handle {
 
 #[derive(Clone)]
 pub(super) struct Peers {
-    registry: Registry,
+    pub(super) looks: Looks,
     router: Router,
     shutdown: CancellationToken,
     pub(super) gate: Gate,
-    /// Connections that may be opening.
-    pub(super) openings: Arc<Semaphore>,
     /// Connections that may be open.
     slots: Arc<Semaphore>,
     pub(super) holds: Duration,
@@ -111,11 +109,10 @@ impl Service {
             .fallback(|| async { Failure::not_found("not a request between machines") })
             .with_state(Arc::new(served));
         let peers = Peers {
-            registry,
+            looks: Looks::new(registry, Rate::default()),
             router,
             shutdown,
-            gate: Gate::new(Looks::default()),
-            openings: Arc::new(Semaphore::new(OPENING_CONNECTIONS)),
+            gate: Gate::new(Room::default()),
             slots: Arc::new(Semaphore::new(CONNECTIONS)),
             holds: HOLDS,
         };
@@ -132,18 +129,15 @@ impl Service {
             // Both arms are cancel safe: a connection that was not taken stays in the queue.
             let accepted = tokio::select! {
                 () = self.peers.shutdown.cancelled() => break,
-                accepted = self.accept() => accepted,
+                accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, from, slot)) => {
-                    let Some(opening) = self.peers.gate.enter(from.ip()) else {
-                        self.peers.refused(from, &"this address is opening too many connections");
-                        continue;
-                    };
+                Ok((stream, from)) => {
+                    let opening = self.peers.gate.enter(from.ip());
                     let (peers, acceptor) = (self.peers.clone(), self.acceptor.clone());
                     let dropped = dropped.clone();
                     tasks.spawn(async move {
-                        let answer = peers.answer(acceptor, stream, from, (slot, opening));
+                        let answer = peers.answer(acceptor, stream, from, opening);
                         dropped.run_until_cancelled(answer).await;
                     });
                 }
@@ -157,14 +151,6 @@ impl Service {
         // What is not over by then is cut off.
         let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
     }
-
-    /// A slot first: with all of them taken, new callers wait in the kernel's queue.
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let openings = Arc::clone(&self.peers.openings);
-        let slot = openings.acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, from) = self.listener.accept().await?;
-        Ok((stream, from, slot))
-    }
 }
 
 /// A connection of a machine that was recognised.
@@ -175,30 +161,26 @@ struct Opened {
     _slot: OwnedSemaphorePermit,
 }
 
-/// What the registry says of a caller.
-enum Word {
-    Named,
-    Refused(String),
-    /// It does not answer.
-    Unknown(String),
+/// One that has said who it is.
+struct Caller {
+    stream: TlsStream<TcpStream>,
+    machine: MachineId,
+    fingerprint: String,
 }
 
 impl Peers {
-    /// `held` counts the connection as one that is being opened.
-    async fn answer(
-        self,
-        acceptor: TlsAcceptor,
-        stream: TcpStream,
-        from: SocketAddr,
-        held: (OwnedSemaphorePermit, Opening),
-    ) {
-        let open = tokio::time::timeout(OPENING, self.open(acceptor, stream));
+    async fn answer(self, acceptor: TlsAcceptor, stream: TcpStream, from: SocketAddr, opening: Opening) {
+        let open = async {
+            tokio::select! {
+                () = opening.closed() => Err(io::Error::other("it made room for other callers")),
+                opened = self.open(acceptor, stream, &opening) => opened,
+            }
+        };
         let Some(opened) = self.shutdown.run_until_cancelled(open).await else { return };
-        drop(held);
+        drop(opening);
         let opened = match opened {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return self.refused(from, &error),
-            Err(_) => return self.refused(from, &"it was not opened in time"),
+            Ok(opened) => opened,
+            Err(error) => return self.refused(from, &error),
         };
         let Opened { stream, machine, fingerprint, _slot } = opened;
         tracing::debug!(%machine, %from, "a machine asks");
@@ -208,22 +190,17 @@ impl Peers {
         }
     }
 
-    /// TLS, then who calls, then whether the registry says so too.
-    async fn open(&self, acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Opened> {
-        let mut stream = acceptor.accept(stream).await?;
-        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(fingerprint);
-        let fingerprint = shown.unwrap_or_default();
-        let machine = greeting::hear(&mut stream).await?;
-        let word = if self.gate.may_look(&machine, &fingerprint, Instant::now()) {
-            self.look(&machine, &fingerprint).await
-        } else {
-            Word::Refused(
-                "too many callers that nobody knows ask at once; try again in a few seconds".to_owned(),
-            )
-        };
+    /// Who calls, then whether the registry says so too.
+    async fn open(&self, acceptor: TlsAcceptor, stream: TcpStream, opening: &Opening) -> io::Result<Opened> {
+        let heard = timeout(GREETING, hear(acceptor, stream)).await;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not say in time who it is");
+        let Caller { mut stream, machine, fingerprint } = heard.map_err(late)??;
+        opening.asks();
+        let word = timeout(LOOK, self.looks.first(&machine, &fingerprint)).await;
+        let word = word.unwrap_or_else(|_| Word::Unknown(format!("no answer within {LOOK:?}")));
         let why = match (word, Arc::clone(&self.slots).try_acquire_owned()) {
             (Word::Named, Ok(_slot)) => {
-                greeting::welcome(&mut stream).await?;
+                timeout(GREETING, greeting::welcome(&mut stream)).await??;
                 return Ok(Opened { stream, machine, fingerprint, _slot });
             }
             (Word::Named, Err(_)) => {
@@ -234,28 +211,15 @@ impl Peers {
                 format!("the registry does not answer, so nobody can be recognised: {error}")
             }
         };
-        greeting::refuse(&mut stream, &why).await?;
+        timeout(GREETING, greeting::refuse(&mut stream, &why)).await??;
         Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
-    }
-
-    async fn look(&self, machine: &MachineId, fingerprint: &str) -> Word {
-        let word = match published(&self.registry, machine).await {
-            Err(error) => return Word::Unknown(error.to_string()),
-            Ok(None) => Word::Refused(format!("machine {machine} is not present in the registry")),
-            Ok(Some(known)) if known.fingerprint != fingerprint => {
-                Word::Refused(format!("the certificate is not the one that machine {machine} published"))
-            }
-            Ok(Some(_)) => Word::Named,
-        };
-        self.gate.looked(machine, fingerprint, matches!(word, Word::Named));
-        word
     }
 
     /// Ends when the registry names the machine no longer, with the reason. One that does not answer ends nothing.
     async fn until_refused(&self, machine: &MachineId, fingerprint: &str) -> String {
         loop {
             tokio::time::sleep(self.holds).await;
-            if let Word::Refused(why) = self.look(machine, fingerprint).await {
+            if let Word::Refused(why) = self.looks.again(machine, fingerprint).await {
                 return why;
             }
         }
@@ -270,6 +234,15 @@ impl Peers {
             None => tracing::debug!(%why, %from, "a connection between machines was refused"),
         }
     }
+}
+
+/// TLS, then who calls.
+async fn hear(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Caller> {
+    let mut stream = acceptor.accept(stream).await?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(fingerprint);
+    let fingerprint = shown.unwrap_or_default();
+    let machine = greeting::hear(&mut stream).await?;
+    Ok(Caller { stream, machine, fingerprint })
 }
 
 /// What requests are answered from.

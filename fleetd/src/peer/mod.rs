@@ -2,14 +2,16 @@
 //!
 //! Started by `wire` where the store is shared by machines. Both ends speak TLS 1.3 with certificates of their own
 //! making; what makes a certificate a machine's is its fingerprint in that machine's `presence`, which each end reads
-//! when a connection opens, and the answering one once a minute while it is open. A connection is for one question. So trust equals write access to the registry, and without the registry nobody is asked and
-//! nobody is answered. Serves peer requests only, and reads only.
+//! when a connection opens, and the answering one once a minute while it is open. A connection is for one question. So
+//! trust equals write access to the registry, and without the registry nobody is asked and nobody is answered. Serves
+//! peer requests only, and reads only.
 //!
 //! | module | for |
 //! |---|---|
 //! | [`keys`] | this machine's key pair and certificate |
 //! | `pin` | TLS with pinned certificates |
-//! | `gate` | what strangers may cost |
+//! | `gate` | how many connections may be opening |
+//! | `looks` | whether the registry names a caller, and how often it is asked |
 //! | `greeting` | the two lines before the first request |
 //! | [`listener`] | answering |
 //! | [`client`] | asking |
@@ -19,6 +21,7 @@ mod gate;
 mod greeting;
 pub mod keys;
 pub mod listener;
+mod looks;
 mod pin;
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fleet_core::MachineId;
+use fleet_core::records::PresenceRecord;
 use fleet_registry::keys::{Area, Key};
 use fleet_registry::{Registry, RegistryError};
 use tokio_util::sync::CancellationToken;
@@ -72,8 +76,13 @@ struct Published {
 async fn published(registry: &Registry, machine: &MachineId) -> Result<Option<Published>, RegistryError> {
     let snapshot = registry.read(&[Area::One(Key::Presence(machine.clone()))]).await?;
     let presence = snapshot.presence.get(machine).map(|presence| &presence.value);
-    Ok(presence.filter(|presence| !presence.fingerprint.is_empty()).map(|presence| Published {
-        address: presence.peer_address.clone(),
-        fingerprint: presence.fingerprint.clone(),
+    Ok(presence.and_then(|presence| {
+        let fingerprint = certificate(presence)?.to_owned();
+        Some(Published { address: presence.peer_address.clone(), fingerprint })
     }))
+}
+
+/// The fingerprint of the certificate that a machine published, if it did.
+fn certificate(presence: &PresenceRecord) -> Option<&str> {
+    Some(presence.fingerprint.as_str()).filter(|fingerprint| !fingerprint.is_empty())
 }

@@ -94,6 +94,7 @@ pub struct Daemon {
     pub session: SessionHandle,
     pub agent: AgentHandle,
     pub engine: EngineHandle,
+    pub api: api::Handle,
     /// One line for systemd.
     pub status: watch::Receiver<String>,
     pub shutdown: CancellationToken,
@@ -203,7 +204,7 @@ impl Daemon {
         });
         tasks.spawn(serve);
 
-        let (_, serve) = api::Service::bind(api::Options {
+        let (api, serve) = api::Service::bind(api::Options {
             registry: registry.clone(),
             machine: identity.machine.clone(),
             hostname: identity.hostname.clone(),
@@ -229,7 +230,7 @@ impl Daemon {
         let (line, status) = watch::channel(String::new());
         tasks.spawn(status_line(line, session.clone(), agent_handle.clone(), engine.clone()));
         info!(machine = %identity.machine, version = VERSION, "fleetd runs");
-        Ok(Daemon { registry, session, agent: agent_handle, engine, status, shutdown, peer_port, tasks })
+        Ok(Daemon { registry, session, agent: agent_handle, engine, api, status, shutdown, peer_port, tasks })
     }
 
     /// What puts another configuration's metadata and address in the place of this one's, without a restart.

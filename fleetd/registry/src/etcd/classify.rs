@@ -57,9 +57,10 @@ pub(super) fn classify(asked: Asked, error: &etcd_client::Error) -> Failure {
     match error {
         E::GRpcStatus(status) => classify_status(asked, status),
         E::InvalidArgs(_) | E::InvalidUri(_) | E::EndpointError(_) => Failure::NotApplied(error.to_string()),
-        E::TransportError(transport) => {
-            Failure::Broken { detail: with_sources(transport), is_sent: !is_connect_error(transport) }
-        }
+        E::TransportError(transport) => Failure::Broken {
+            detail: with_cause(&transport.to_string(), transport),
+            is_sent: !is_connect_error(transport),
+        },
         _ => Failure::Ambiguous(error.to_string()),
     }
 }
@@ -81,19 +82,14 @@ pub(super) fn is_authentication_off(error: &etcd_client::Error) -> bool {
     matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains("authentication is not enabled"))
 }
 
-/// The message and those of its causes: what is wrong with a certificate is in the last of them.
-fn with_sources(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let cause = source.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = source.source();
+/// The message and the cause at the bottom: there it says what is wrong with a certificate.
+fn with_cause(message: &str, error: &(dyn StdError + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    text
+    let cause = cause.to_string();
+    if message.contains(&cause) { message.to_owned() } else { format!("{message}: {cause}") }
 }
 
 fn classify_status(asked: Asked, status: &tonic::Status) -> Failure {
@@ -102,7 +98,7 @@ fn classify_status(asked: Asked, status: &tonic::Status) -> Failure {
     let detail = || text.to_owned();
     let refused = || Failure::Final(StoreError::Refused { operation, detail: detail() });
     if status.source().is_some_and(is_connection) {
-        return Failure::Broken { detail: with_sources(status), is_sent: !is_connect_error(status) };
+        return Failure::Broken { detail: with_cause(text, status), is_sent: !is_connect_error(status) };
     }
     if is_token(text) {
         return Failure::Token(detail());

@@ -100,7 +100,8 @@ fn parse(page: &str) -> Numbers {
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         // Written as floating point; all integers of a size and a revision are exact in it.
         let value: f64 = value.trim().parse().ok()?;
-        format!("{value:.0}").parse::<u64>().ok()
+        // A history that was never compacted is said to be compacted up to -1.
+        format!("{:.0}", value.max(0.0)).parse::<u64>().ok()
     };
     Numbers {
         quota: number("etcd_server_quota_backend_bytes"),

@@ -9,12 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Uri;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::store::StoreError;
 
 /// After this the addresses of the last time are taken, if there are any; the lookup goes on for the next time.
 const LOOKUP_PATIENCE: Duration = Duration::from_millis(150);
+
+/// For one of several addresses to take a connection.
+const KNOCK_PATIENCE: Duration = Duration::from_millis(100);
 
 pub(super) struct Place {
     url: String,
@@ -91,12 +96,20 @@ impl Place {
             let ip: IpAddr = self.host.parse().expect("it was parsed before");
             return Ok(SocketAddr::new(ip, self.port));
         };
-        let addresses = names.addresses(&self.host, self.port).await?;
+        let mut addresses = names.addresses(&self.host, self.port).await?;
         let turn = names.turn.fetch_add(1, Ordering::Relaxed);
-        addresses
-            .get(turn % addresses.len().max(1))
-            .copied()
-            .ok_or_else(|| format!("the name {} has no address", self.host))
+        let count = addresses.len();
+        let Some(last) = count.checked_sub(1) else {
+            return Err(format!("the name {} has no address", self.host));
+        };
+        addresses.rotate_left(turn % count);
+        // A name may have an address where nothing listens, of the other family for example.
+        for address in &addresses[..last] {
+            if matches!(timeout(KNOCK_PATIENCE, TcpStream::connect(address)).await, Ok(Ok(_))) {
+                return Ok(*address);
+            }
+        }
+        Ok(addresses[last])
     }
 }
 
@@ -112,7 +125,7 @@ impl Names {
         if known.is_empty() {
             return looked.await.unwrap_or_else(lost);
         }
-        match tokio::time::timeout(LOOKUP_PATIENCE, looked).await {
+        match timeout(LOOKUP_PATIENCE, looked).await {
             Ok(Some(Ok(addresses))) => Ok(addresses),
             // Name servers that are down take no member away.
             Ok(_) | Err(_) => Ok(known),
@@ -180,10 +193,21 @@ mod tests {
         let place = Place::parse("http://no-such-name.invalid:2379", false).unwrap();
         let error = place.next_url().await.unwrap_err();
         assert!(error.contains("no-such-name.invalid"), "{error}");
-        let known = ["10.0.0.1:2379", "10.0.0.2:2379"].map(|text| text.parse().unwrap());
-        *place.names.as_ref().unwrap().last.lock().unwrap() = known.to_vec();
+        let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let mut known = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        known.sort_unstable();
+        let last = &place.names.as_ref().unwrap().last;
+        *last.lock().unwrap() = known.to_vec();
         let mut seen = [place.next_address().await.unwrap(), place.next_address().await.unwrap()];
         seen.sort_unstable();
         assert_eq!(seen, known);
+        // Nothing listens at one of them.
+        let closed = listeners.map(|listener| listener.local_addr().unwrap())[0];
+        let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let open_at = open.local_addr().unwrap();
+        *last.lock().unwrap() = vec![closed, open_at];
+        for _ in 0..2 {
+            assert_eq!(place.next_address().await.unwrap(), open_at);
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The API against a store in memory, over a real unix socket.
 
 mod bounds;
+mod child;
+mod many;
+mod passed;
 mod requests;
 mod server;
 mod tls;

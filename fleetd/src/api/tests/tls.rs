@@ -8,7 +8,7 @@ use std::time::Duration;
 use fleet_api::client::{Client, ClientError, Endpoint, Timeouts, Tls, TlsOptions, TlsProblem};
 use fleet_api::v2::{Action, ChangeReport, ChangeRequest, Event, EventList, Verb};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::super::listen::ListenError;
@@ -16,6 +16,7 @@ use super::super::passed::{Passed, Socket};
 use super::super::tls::{CertificateError, Tls as ServerTls};
 use super::super::{Options, Service};
 use super::bounds::with_tcp;
+use super::server::{runs_here, script};
 use super::{Lab, Limits, TEXT};
 use crate::config::{Listen, ListenTls};
 
@@ -166,6 +167,8 @@ pub(super) async fn shake(
     connector: &tokio_rustls::TlsConnector,
     stream: TcpStream,
 ) -> tokio_rustls::client::TlsStream<TcpStream> {
+    // What it asks follows at once, and must not wait for an acknowledgement.
+    stream.set_nodelay(true).unwrap();
     connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
 }
 
@@ -266,6 +269,30 @@ async fn handshakes_count_as_connections_of_their_listener() {
     assert!(!early);
     assert_eq!(waiting.await, Ok(()));
     drop(mute);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_dropped_over_tls_too() {
+    let authority = Authority::new("ours");
+    let limits = Limits { connections: 1, stall: Duration::from_millis(100), ..Limits::default() };
+    let change = |options: &mut Options| {
+        with_tcp(options);
+        options.tls = Some(authority.server(true));
+        options.tools.journalctl = script(authority.dir.path(), "journalctl", "exec yes");
+    };
+    let lab = Lab::with(limits, change).await;
+    runs_here(&lab);
+    let client = authority.client(Some("alice"));
+    let mut slow = handshake(&lab, &client).await;
+    let journal = b"GET /fleet/v2/units/a.service/journal?follow=true HTTP/1.1\r\nhost: x\r\n\r\n";
+    slow.write_all(journal).await.unwrap();
+    // There is one connection, so that it is answered after the slow one has ended.
+    let next = async {
+        let connection = handshake(&lab, &client).await;
+        super::exchange(connection, http::Method::GET, "/healthz", &[], "").await
+    };
+    let next = tokio::time::timeout(DEADLINE, next).await.expect("the connection was kept");
+    assert_eq!(next.code(), 200);
 }
 
 async fn refused(change: impl FnOnce(&mut Options)) -> ListenError {

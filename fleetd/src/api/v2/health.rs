@@ -54,16 +54,8 @@ fn judge(kind: String, health: &StoreHealth, local: LocalView) -> HealthView {
         }
     }
     problems.extend(versions(&endpoints));
-    problems.extend(unconfigured.iter().map(|member| {
-        let name = if member.name.is_empty() { &member.member } else { &member.name };
-        let urls = if member.urls.is_empty() { "no address yet".to_owned() } else { member.urls.join(", ") };
-        warning(
-            "unconfigured",
-            name,
-            format!("this member ({urls}) is not among etcd_servers of this machine"),
-            "add it, or take it out of etcd; a restart of fleetd disturbs no unit".to_owned(),
-        )
-    }));
+    let is_one_silent = endpoints.iter().any(|view| !view.reachable);
+    problems.extend(unconfigured.iter().map(|member| not_configured(member, is_one_silent)));
     problems.extend(history.filter(|length| *length > HISTORY_MOST).map(|length| {
         warning(
             "history",
@@ -95,7 +87,7 @@ fn endpoint(report: &EndpointReport) -> EndpointView {
         ..EndpointView::default()
     };
     match &report.status {
-        Err(error) => EndpointView { error: error.to_string(), ..view },
+        Err(error) => EndpointView { error: why(error), ..view },
         Ok(health) => EndpointView {
             reachable: true,
             version: health.status.version.clone(),
@@ -112,6 +104,15 @@ fn endpoint(report: &EndpointReport) -> EndpointView {
             compacted: health.compacted.map(|revision| revision.0),
             ..view
         },
+    }
+}
+
+/// Of one endpoint: without what to do about a store that does not answer at all.
+fn why(error: &StoreError) -> String {
+    match error {
+        StoreError::Unavailable { detail, .. } => detail.clone(),
+        StoreError::Timeout { after, .. } => format!("no answer within {after:?}"),
+        other => other.to_string(),
     }
 }
 
@@ -133,20 +134,20 @@ fn silence(endpoints: &[EndpointReport]) -> Vec<ProblemView> {
         endpoints.iter().filter_map(|report| Some((report, report.status.as_ref().err()?))).collect();
     if silent.len() == endpoints.len() {
         let all = endpoints.iter().map(|report| report.endpoint.as_str()).collect::<Vec<_>>().join(", ");
-        let why = silent.first().map_or_else(String::new, |(_, error)| error.to_string());
+        let first = silent.first().map_or_else(String::new, |(_, error)| why(error));
         return vec![error(
             "no-answer",
             &all,
-            format!("no endpoint of the store answers; of the first: {why}"),
+            format!("no endpoint of the store answers; of the first: {first}"),
             "what runs keeps running; start etcd, and check etcd_servers and its certificates on this machine"
                 .to_owned(),
         )];
     }
-    let one = |(report, why): (&EndpointReport, &StoreError)| {
+    let one = |(report, silence): (&EndpointReport, &StoreError)| {
         error(
             "unreachable",
             &report.endpoint,
-            why.to_string(),
+            why(silence),
             "start this member, or replace it: `etcdctl member remove`, then `member add`".to_owned(),
         )
     };
@@ -278,25 +279,29 @@ fn history(endpoints: &[EndpointView]) -> Option<u64> {
     endpoints.iter().filter_map(|view| Some(view.revision.saturating_sub(view.compacted?))).max()
 }
 
-/// An endpoint that does not answer may be any of the members, under another name.
+fn not_configured(member: &MemberView, is_one_silent: bool) -> ProblemView {
+    let name = if member.name.is_empty() { &member.member } else { &member.name };
+    let urls = if member.urls.is_empty() { "no address yet".to_owned() } else { member.urls.join(", ") };
+    // The names of members and of endpoints meet only where both answer.
+    let unless = if is_one_silent { ", unless it is one that does not answer" } else { "" };
+    warning(
+        "unconfigured",
+        name,
+        format!("this member ({urls}) is not among etcd_servers of this machine{unless}"),
+        "add it, or take it out of etcd; a restart of fleetd disturbs no unit".to_owned(),
+    )
+}
+
 fn unconfigured(endpoints: &[EndpointView], members: &[MemberInfo]) -> Vec<MemberView> {
+    let plain = |url: &str| url.trim_end_matches('/').to_owned();
     let is_configured = |member: &&MemberInfo| {
-        let same = |url: &String, view: &EndpointView| {
-            url.trim_end_matches('/') == view.endpoint.trim_end_matches('/')
-        };
         endpoints.iter().any(|view| {
-            (view.reachable && view.member == id(member.id)) || member.urls.iter().any(|url| same(url, view))
+            (view.reachable && view.member == id(member.id))
+                || member.urls.iter().any(|url| plain(url) == plain(&view.endpoint))
         })
     };
-    let unknown: Vec<&MemberInfo> = members.iter().filter(|member| !is_configured(member)).collect();
-    let silent = endpoints
-        .iter()
-        .filter(|view| !view.reachable && !members.iter().any(|member| member.urls.contains(&view.endpoint)));
-    if unknown.len() <= silent.count() {
-        return Vec::new();
-    }
+    let unknown = members.iter().filter(|member| !is_configured(member));
     unknown
-        .into_iter()
         .map(|member| MemberView {
             member: id(member.id),
             name: member.name.clone(),
@@ -414,13 +419,20 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_is_not_configured_is_named_unless_a_silent_endpoint_may_be_it() {
+    fn a_member_that_is_not_configured_is_named_and_a_silent_endpoint_may_be_it() {
         let mut health = three();
         health.members.push(MemberInfo { id: 13, name: "e13".to_owned(), urls: vec![] });
-        assert_eq!(codes(&health), ["unconfigured"]);
+        let view = judge("etcd".to_owned(), &health, local());
+        assert!(view.healthy && view.problems.len() == 1, "{view:?}");
+        assert_eq!(
+            (view.problems[0].code.as_str(), view.problems[0].subject.as_str()),
+            ("unconfigured", "e13")
+        );
         health.members.pop();
         health.endpoints[2].status =
             Err(StoreError::Timeout { operation: Operation::Status, after: Duration::from_secs(1) });
-        assert_eq!(codes(&health), ["unreachable"]);
+        let problems = judge("etcd".to_owned(), &health, local()).problems;
+        assert_eq!((problems[0].code.as_str(), problems[1].code.as_str()), ("unreachable", "unconfigured"));
+        assert!(problems[1].text.ends_with("unless it is one that does not answer"), "{problems:?}");
     }
 }
