@@ -14,6 +14,7 @@ pub mod follow;
 pub mod keys;
 pub mod lease;
 pub mod memory;
+mod mvcc;
 pub mod pack;
 pub mod registry;
 pub mod store;

@@ -15,21 +15,18 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::mvcc::{Commit, Identity, State, Watchers};
 use crate::store::{
     Lease, LeaseId, LeaseTtl, Operation, Range, RangeReply, Revision, Store, StoreError, StoreKind,
     StoreStatus, Txn, TxnReply, WatchReply, WatchRequest, WatchStream,
 };
 
 mod faults;
-mod state;
 #[cfg(test)]
 mod tests;
-mod watchers;
 
 use faults::Faults;
 pub use faults::{Fault, Injection, Link};
-use state::{Commit, State};
-use watchers::Watchers;
 
 /// How long a call over a silent link waits, and the delay after which a lost reply is noticed:
 /// etcd's default request time-out in our configuration.
@@ -66,7 +63,7 @@ impl MemoryStore {
     /// An empty store at revision 1. Its handle's client name is empty.
     pub fn new(cluster_id: u64) -> Self {
         let inner = Inner {
-            state: State::new(cluster_id),
+            state: State::new(identity(cluster_id)),
             watchers: Watchers::default(),
             faults: Faults::default(),
             is_mute: false,
@@ -132,9 +129,9 @@ impl MemoryStore {
     /// after any change of leader; watches end.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
         let mut inner = self.shared.lock();
-        let term = inner.state.raft_term + 1;
+        let term = inner.state.identity.raft_term + 1;
         inner.state = snapshot.0.clone();
-        inner.state.raft_term = term;
+        inner.state.identity.raft_term = term;
         inner.state.renew_all(Instant::now());
         inner.watchers.cancel(None, &unavailable(Operation::Watch));
         self.shared.rearm.notify_one();
@@ -143,19 +140,19 @@ impl MemoryStore {
     /// Empties the store: revision 1, no keys, no leases, the same cluster id; watches end.
     pub fn wipe(&self) {
         let mut inner = self.shared.lock();
-        inner.state = State::new(inner.state.cluster_id);
+        inner.state = State::new(identity(inner.state.identity.cluster_id));
         inner.watchers.cancel(None, &unavailable(Operation::Watch));
     }
 
     /// From now on the store names itself so in every header.
     pub fn set_cluster_id(&self, cluster_id: u64) {
-        self.shared.lock().state.cluster_id = cluster_id;
+        self.shared.lock().state.identity.cluster_id = cluster_id;
     }
 
     /// A change of leader inside the store: the raft term grows and leases get their full time.
     pub fn elect(&self) {
         let mut inner = self.shared.lock();
-        inner.state.raft_term += 1;
+        inner.state.identity.raft_term += 1;
         inner.state.renew_all(Instant::now());
     }
 
@@ -226,7 +223,7 @@ impl Inner {
         }
     }
 
-    fn announce(&mut self, commit: Option<&Commit>) {
+    fn announce(&mut self, commit: Option<&Arc<Commit>>) {
         if let Some(commit) = commit
             && !self.is_mute
         {
@@ -254,6 +251,10 @@ async fn end_leases(shared: Weak<Shared>, rearm: Arc<Notify>) {
             None => rearm.notified().await,
         }
     }
+}
+
+fn identity(cluster_id: u64) -> Identity {
+    Identity { cluster_id, member_id: 1, raft_term: 2 }
 }
 
 fn unavailable(operation: Operation) -> StoreError {

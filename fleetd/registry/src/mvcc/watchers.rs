@@ -1,6 +1,6 @@
-//! Who watches what in the in-memory store, indexed so that a change costs its own watchers only.
+//! Who watches what, indexed so that a change costs its own watchers only.
 //!
-//! Called by the store's handle with its lock held. A thousand agents watching a prefix each must
+//! Called by a store with its lock held. A thousand agents watching a prefix each must
 //! not make every write a walk over a thousand watchers.
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +21,7 @@ struct Watcher {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Watchers {
+pub(crate) struct Watchers {
     next_id: u64,
     all: HashMap<u64, Watcher>,
     by_key: HashMap<Bytes, Vec<u64>>,
@@ -42,19 +42,11 @@ impl Watchers {
         self.forget_gone();
         let (replies, receiver) = mpsc::unbounded_channel();
         let watcher = Watcher { client, ranges: request.keys, previous: request.previous, replies };
-        let mut batch: Vec<WatchEvent> = Vec::new();
-        let mut revision = Revision(0);
-        for event in state.events_from(request.from) {
-            if !watcher.ranges.iter().any(|range| range.contains(&event.kv().key)) {
-                continue;
-            }
-            if event.kv().mod_revision != revision {
-                watcher.send(revision, std::mem::take(&mut batch));
-                revision = event.kv().mod_revision;
-            }
-            batch.push(event.clone());
+        for commit in state.history_from(request.from) {
+            let is_watched =
+                |event: &&WatchEvent| watcher.ranges.iter().any(|range| range.contains(&event.kv().key));
+            watcher.send(commit.revision, commit.events.iter().filter(is_watched).cloned().collect());
         }
-        watcher.send(revision, batch);
         self.index(watcher);
         receiver
     }
@@ -104,15 +96,14 @@ impl Watchers {
 
     /// Tells everybody concerned of one committed revision.
     pub fn announce(&mut self, commit: &Commit) {
-        let (revision, events) = commit;
         let mut batches: BTreeMap<u64, Vec<WatchEvent>> = BTreeMap::new();
-        for event in events {
+        for event in &commit.events {
             for id in self.concerned(&event.kv().key) {
                 batches.entry(id).or_default().push(event.clone());
             }
         }
         for (id, batch) in batches {
-            let delivered = self.all.get(&id).is_some_and(|watcher| watcher.send(*revision, batch));
+            let delivered = self.all.get(&id).is_some_and(|watcher| watcher.send(commit.revision, batch));
             if !delivered {
                 self.remove(id);
             }

@@ -1,65 +1,126 @@
-//! The data of the in-memory store: what is live, what happened since the last compaction, leases.
+//! The data: what is live, what happened since the last compaction, leases.
 //!
-//! Called by the store's handle with its lock held; no I/O, and time is an argument. Old revisions
-//! are not stored: a read in the past undoes the events since, which a paged read makes few.
+//! Time is an argument. Old revisions are not stored: a read in the past undoes the events since,
+//! which a paged read makes few. Deterministic: the same calls lead to the same state, and applying
+//! another copy's commits leads to that copy's state.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::leases::Leases;
 use crate::store::{
     Compare, Condition, Header, KeyRange, KeyValue, Lease, LeaseId, LeaseTtl, Op, OpReply, Range, RangeReply,
     Revision, Select, StoreError, Txn, TxnReply, WatchEvent,
 };
 
-#[derive(Debug, Clone)]
-struct LeaseRecord {
-    ttl: Duration,
-    expires: Instant,
-    keys: BTreeSet<Bytes>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct State {
+/// Who the store says it is, in every header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
     pub cluster_id: u64,
+    pub member_id: u64,
     pub raft_term: u64,
-    revision: Revision,
-    compacted: Revision,
-    live: BTreeMap<Bytes, KeyValue>,
-    /// Ascending by mod revision, each with what it replaced.
-    log: VecDeque<WatchEvent>,
-    leases: BTreeMap<LeaseId, LeaseRecord>,
-    expiries: BTreeSet<(Instant, LeaseId)>,
-    next_lease: i64,
 }
 
 /// What a change of the state did: one revision and its events.
-pub(super) type Commit = (Revision, Vec<WatchEvent>);
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub revision: Revision,
+    pub events: Vec<WatchEvent>,
+}
+
+/// A change of one key, without what follows from the state it is made in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    Put { key: Bytes, value: Bytes, lease: Option<LeaseId> },
+    Delete { key: Bytes },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    pub identity: Identity,
+    revision: Revision,
+    compacted: Revision,
+    live: BTreeMap<Bytes, KeyValue>,
+    /// Ascending by revision, each event with what it replaced. Shared between copies.
+    history: VecDeque<Arc<Commit>>,
+    leases: Leases,
+}
 
 impl State {
-    pub fn new(cluster_id: u64) -> Self {
+    /// Empty, at revision 1.
+    pub fn new(identity: Identity) -> Self {
+        Self::at(identity, Revision(1), Revision(0))
+    }
+
+    /// Without keys, at a revision of which nothing but the keys to be [restored](Self::restore) is known.
+    pub fn at(identity: Identity, revision: Revision, compacted: Revision) -> Self {
         Self {
-            cluster_id,
-            raft_term: 2,
-            revision: Revision(1),
-            compacted: Revision(0),
+            identity,
+            revision,
+            compacted,
             live: BTreeMap::new(),
-            log: VecDeque::new(),
-            leases: BTreeMap::new(),
-            expiries: BTreeSet::new(),
-            next_lease: 1,
+            history: VecDeque::new(),
+            leases: Leases::default(),
         }
     }
 
-    pub fn header(&self) -> Header {
-        Header {
-            cluster_id: self.cluster_id,
-            member_id: 1,
-            revision: self.revision,
-            raft_term: self.raft_term,
+    /// Puts back a key as of the current revision.
+    pub fn restore(&mut self, kv: KeyValue) {
+        if let Some(id) = kv.lease {
+            self.leases.attach(id, kv.key.clone());
         }
+        self.live.insert(kv.key.clone(), kv);
+    }
+
+    /// Does again what was done at `revision`, the next one; `None`: the steps do not fit the state.
+    /// A put may name a lease that has ended since.
+    pub fn replay(&mut self, revision: Revision, steps: Vec<Step>) -> Option<Arc<Commit>> {
+        if revision != self.revision.next() {
+            return None;
+        }
+        let mut events = Vec::with_capacity(steps.len());
+        for step in steps {
+            events.push(match step {
+                Step::Put { key, value, lease } => self.put(&key, &value, lease, revision),
+                Step::Delete { key } => self.delete_key(key, revision)?,
+            });
+        }
+        self.commit(revision, events)
+    }
+
+    /// A live key whose lease is not there, which no history can lead to.
+    pub fn orphan(&self) -> Option<&KeyValue> {
+        self.live.values().find(|kv| kv.lease.is_some_and(|id| !self.leases.contains(id)))
+    }
+
+    /// Applies what another copy of this state did next.
+    pub fn apply(&mut self, commit: &Arc<Commit>) {
+        for event in &commit.events {
+            let kv = event.kv();
+            if let Some(id) = self.live.get(&kv.key).and_then(|old| old.lease) {
+                self.leases.detach(id, &kv.key);
+            }
+            match event {
+                WatchEvent::Put { kv, .. } => {
+                    if let Some(id) = kv.lease {
+                        self.leases.attach(id, kv.key.clone());
+                    }
+                    self.live.insert(kv.key.clone(), kv.clone());
+                }
+                WatchEvent::Delete { kv, .. } => drop(self.live.remove(&kv.key)),
+            }
+        }
+        self.revision = commit.revision;
+        self.history.push_back(Arc::clone(commit));
+    }
+
+    pub fn header(&self) -> Header {
+        let Identity { cluster_id, member_id, raft_term } = self.identity;
+        Header { cluster_id, member_id, revision: self.revision, raft_term }
     }
 
     pub fn revision(&self) -> Revision {
@@ -97,7 +158,8 @@ impl State {
 
     fn read_past(&self, range: &Range, asked: Revision, reply: &mut RangeReply) {
         let mut past: BTreeMap<&Bytes, &KeyValue> = self.live.range(range.keys.bounds()).collect();
-        for event in self.events_from(asked.next()).rev() {
+        let since = self.history_from(asked.next()).rev();
+        for event in since.flat_map(|commit| commit.events.iter().rev()) {
             let key = &event.kv().key;
             if !range.keys.contains(key) {
                 continue;
@@ -110,19 +172,42 @@ impl State {
         collect(range, past.into_values(), reply);
     }
 
-    /// Events of revision `from` and later, oldest first.
-    pub fn events_from(&self, from: Revision) -> impl DoubleEndedIterator<Item = &WatchEvent> {
-        let start = self.log.partition_point(|event| event.kv().mod_revision < from);
-        self.log.range(start..)
+    /// What happened at revision `from` and later, oldest first.
+    pub fn history_from(&self, from: Revision) -> impl DoubleEndedIterator<Item = &Arc<Commit>> {
+        let start = self.history.partition_point(|commit| commit.revision < from);
+        self.history.range(start..)
     }
 
-    pub fn txn(&mut self, txn: &Txn) -> Result<(TxnReply, Option<Commit>), StoreError> {
+    /// What is left of the history below a revision, oldest first.
+    pub fn history_below(&self, revision: Revision) -> impl Iterator<Item = &Arc<Commit>> {
+        let end = self.history.partition_point(|commit| commit.revision < revision);
+        self.history.range(..end)
+    }
+
+    /// Answers a transaction that [writes nothing](Txn::is_read_only).
+    pub fn read(&self, txn: &Txn) -> Result<TxnReply, StoreError> {
+        let (succeeded, ops) = self.judge(txn)?;
+        let ranges = ops.iter().filter_map(|op| match op {
+            Op::Range(range) => Some(self.range(range).map(OpReply::Range)),
+            Op::Put { .. } | Op::Delete { .. } => None,
+        });
+        let replies = ranges.collect::<Result<_, _>>()?;
+        Ok(TxnReply { succeeded, header: self.header(), replies })
+    }
+
+    /// Which branch is taken, after all that can be refused was looked for.
+    fn judge<'a>(&self, txn: &'a Txn) -> Result<(bool, &'a [Op]), StoreError> {
         txn.validate()?;
         let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { &txn.then } else { &txn.otherwise };
         for op in ops {
             self.refuse_early(op)?;
         }
+        Ok((succeeded, ops))
+    }
+
+    pub fn txn(&mut self, txn: &Txn) -> Result<(TxnReply, Option<Arc<Commit>>), StoreError> {
+        let (succeeded, ops) = self.judge(txn)?;
         let revision = self.revision.next();
         let mut events = Vec::new();
         let mut replies = Vec::with_capacity(ops.len());
@@ -148,7 +233,7 @@ impl State {
     /// What would make an operation fail half-way, found before anything is changed.
     fn refuse_early(&self, op: &Op) -> Result<(), StoreError> {
         match op {
-            Op::Put { lease: Some(id), .. } if !self.leases.contains_key(id) => {
+            Op::Put { lease: Some(id), .. } if !self.leases.contains(*id) => {
                 Err(StoreError::LeaseNotFound { id: *id })
             }
             Op::Range(Range { at_revision: Some(asked), .. }) if *asked > self.revision => {
@@ -178,10 +263,10 @@ impl State {
     fn put(&mut self, key: &Bytes, value: &Bytes, lease: Option<LeaseId>, revision: Revision) -> WatchEvent {
         let previous = self.live.get(key).cloned();
         if let Some(old) = previous.as_ref().and_then(|kv| kv.lease) {
-            self.detach(old, key);
+            self.leases.detach(old, key);
         }
-        if let Some(record) = lease.and_then(|id| self.leases.get_mut(&id)) {
-            record.keys.insert(key.clone());
+        if let Some(id) = lease {
+            self.leases.attach(id, key.clone());
         }
         let kv = KeyValue {
             key: key.clone(),
@@ -206,7 +291,7 @@ impl State {
     fn delete_key(&mut self, key: Bytes, revision: Revision) -> Option<WatchEvent> {
         let previous = self.live.remove(&key)?;
         if let Some(lease) = previous.lease {
-            self.detach(lease, &key);
+            self.leases.detach(lease, &key);
         }
         let kv = KeyValue {
             key,
@@ -219,19 +304,14 @@ impl State {
         Some(WatchEvent::Delete { kv, previous: Some(previous) })
     }
 
-    fn detach(&mut self, lease: LeaseId, key: &Bytes) {
-        if let Some(record) = self.leases.get_mut(&lease) {
-            record.keys.remove(key);
-        }
-    }
-
-    fn commit(&mut self, revision: Revision, events: Vec<WatchEvent>) -> Option<Commit> {
+    fn commit(&mut self, revision: Revision, events: Vec<WatchEvent>) -> Option<Arc<Commit>> {
         if events.is_empty() {
             return None;
         }
+        let commit = Arc::new(Commit { revision, events });
         self.revision = revision;
-        self.log.extend(events.iter().cloned());
-        Some((revision, events))
+        self.history.push_back(Arc::clone(&commit));
+        Some(commit)
     }
 
     pub fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
@@ -240,51 +320,65 @@ impl State {
         }
         if revision > self.compacted {
             self.compacted = revision;
-            let keep_from = self.log.partition_point(|event| event.kv().mod_revision < revision);
-            self.log.drain(..keep_from);
+            let keep_from = self.history.partition_point(|commit| commit.revision < revision);
+            self.history.drain(..keep_from);
         }
         Ok(())
     }
 
     pub fn lease_grant(&mut self, ttl: Duration, now: Instant) -> Lease {
-        let id = LeaseId(self.next_lease);
-        self.next_lease += 1;
-        let ttl = Duration::from_secs(ttl.as_secs().max(1));
-        self.leases.insert(id, LeaseRecord { ttl, expires: now + ttl, keys: BTreeSet::new() });
-        self.expiries.insert((now + ttl, id));
-        Lease { id, ttl }
+        self.leases.grant(ttl, now)
+    }
+
+    /// A lease that another copy of the state granted, with its full time from `now` on.
+    pub fn lease_granted(&mut self, lease: Lease, now: Instant) {
+        self.leases.insert(lease.id, lease.ttl, now);
+    }
+
+    /// Never grants an id up to this one again.
+    pub fn skip_leases(&mut self, last: LeaseId) {
+        self.leases.skip_to(last);
     }
 
     pub fn lease_keep_alive(&mut self, id: LeaseId, now: Instant) -> Duration {
-        let Some(record) = self.leases.get_mut(&id) else { return Duration::ZERO };
-        self.expiries.remove(&(record.expires, id));
-        record.expires = now + record.ttl;
-        self.expiries.insert((record.expires, id));
-        record.ttl
+        self.leases.keep_alive(id, now)
     }
 
-    pub fn lease_revoke(&mut self, id: LeaseId) -> Result<Option<Commit>, StoreError> {
-        let record = self.leases.remove(&id).ok_or(StoreError::LeaseNotFound { id })?;
-        self.expiries.remove(&(record.expires, id));
+    /// Ends a lease and deletes its keys, at one revision.
+    pub fn lease_revoke(&mut self, id: LeaseId) -> Result<Option<Arc<Commit>>, StoreError> {
+        let keys = self.leases.remove(id).ok_or(StoreError::LeaseNotFound { id })?;
         let revision = self.revision.next();
-        let keys = record.keys.into_iter();
-        let events = keys.filter_map(|key| self.delete_key(key, revision)).collect();
+        let events = keys.into_iter().filter_map(|key| self.delete_key(key, revision)).collect();
         Ok(self.commit(revision, events))
     }
 
+    /// A lease that another copy of the state ended; its keys go with that copy's commit.
+    pub fn lease_revoked(&mut self, id: LeaseId) {
+        self.leases.remove(id);
+    }
+
     pub fn lease_ttl(&self, id: LeaseId, now: Instant) -> Option<LeaseTtl> {
-        let record = self.leases.get(&id)?;
-        Some(LeaseTtl { granted: record.ttl, remaining: record.expires.saturating_duration_since(now) })
+        self.leases.ttl(id, now)
     }
 
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.expiries.first().map(|(expires, _)| *expires)
+        self.leases.next_expiry()
+    }
+
+    /// The next lease that has run out and has to be revoked; it cannot be kept alive any more.
+    pub fn take_due(&mut self, now: Instant) -> Option<LeaseId> {
+        self.leases.take_due(now)
+    }
+
+    /// Gives a lease its full time again, even if it has run out.
+    pub fn renew(&mut self, id: LeaseId, now: Instant) {
+        self.leases.renew(id, now);
     }
 
     /// Ends every lease that is due; one revision for each that had keys.
-    pub fn expire(&mut self, now: Instant) -> Vec<Commit> {
+    pub fn expire(&mut self, now: Instant) -> Vec<Arc<Commit>> {
         let mut commits = Vec::new();
-        while let Some((_, id)) = self.expiries.first().copied().filter(|(expires, _)| *expires <= now) {
+        while let Some(id) = self.take_due(now) {
             commits.extend(self.lease_revoke(id).ok().flatten());
         }
         commits
@@ -292,11 +386,7 @@ impl State {
 
     /// Gives every lease its full time again, as a new etcd leader does.
     pub fn renew_all(&mut self, now: Instant) {
-        self.expiries.clear();
-        for (id, record) in &mut self.leases {
-            record.expires = now + record.ttl;
-            self.expiries.insert((record.expires, *id));
-        }
+        self.leases.renew_all(now);
     }
 }
 
