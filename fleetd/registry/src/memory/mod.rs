@@ -290,9 +290,9 @@ impl Store for MemoryStore {
         let client = Arc::clone(&self.client);
         self.call(Operation::Watch, false, |inner| {
             let asked = request.from;
-            let compacted = inner.state.compacted();
-            if asked < compacted {
-                return Ok(WatchStream::new(stream::iter([WatchReply::Compacted { revision: compacted }])));
+            let begin = inner.state.history_begin();
+            if asked < begin {
+                return Ok(WatchStream::new(stream::iter([WatchReply::Compacted { revision: begin }])));
             }
             if asked > inner.state.revision().next() {
                 return Err(StoreError::FutureRevision { asked });

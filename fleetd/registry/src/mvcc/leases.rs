@@ -45,6 +45,10 @@ impl Leases {
         self.last_id = self.last_id.max(id.0);
     }
 
+    pub fn last_id(&self) -> LeaseId {
+        LeaseId(self.last_id)
+    }
+
     pub fn contains(&self, id: LeaseId) -> bool {
         self.all.contains_key(&id)
     }
@@ -113,5 +117,10 @@ impl Leases {
         if let Some(record) = self.all.get_mut(&id) {
             record.keys.remove(key);
         }
+    }
+
+    /// Every lease with its time to live.
+    pub fn iter(&self) -> impl Iterator<Item = (LeaseId, Duration)> {
+        self.all.iter().map(|(id, record)| (*id, record.ttl))
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct State {
     pub identity: Identity,
     revision: Revision,
     compacted: Revision,
+    /// First revision whose events are known. That of a compaction still is; that of a state which was
+    /// put back is not.
+    history_begin: Revision,
     live: BTreeMap<Bytes, KeyValue>,
     /// Ascending by revision, each event with what it replaced. Shared between copies.
     history: VecDeque<Arc<Commit>>,
@@ -53,31 +56,39 @@ pub(crate) struct State {
 impl State {
     /// Empty, at revision 1.
     pub fn new(identity: Identity) -> Self {
-        Self::at(identity, Revision(1), Revision(0))
-    }
-
-    /// Without keys, at a revision of which nothing but the keys to be [restored](Self::restore) is known.
-    pub fn at(identity: Identity, revision: Revision, compacted: Revision) -> Self {
         Self {
             identity,
-            revision,
-            compacted,
+            revision: Revision(1),
+            compacted: Revision(0),
+            history_begin: Revision(0),
             live: BTreeMap::new(),
             history: VecDeque::new(),
             leases: Leases::default(),
         }
     }
 
-    /// Puts back a key as of the current revision.
-    pub fn restore(&mut self, kv: KeyValue) {
+    /// At a revision of which nothing is known but the leases and keys that are put back next.
+    pub fn at(identity: Identity, revision: Revision) -> Self {
+        let new = Self::new(identity);
+        if revision == new.revision {
+            return new;
+        }
+        Self { revision, compacted: revision, history_begin: revision.next(), ..new }
+    }
+
+    /// Puts back a key as of the current revision; `false`: its lease is not there.
+    pub fn restore(&mut self, kv: KeyValue) -> bool {
         if let Some(id) = kv.lease {
+            if !self.leases.contains(id) {
+                return false;
+            }
             self.leases.attach(id, kv.key.clone());
         }
         self.live.insert(kv.key.clone(), kv);
+        true
     }
 
     /// Does again what was done at `revision`, the next one; `None`: the steps do not fit the state.
-    /// A put may name a lease that has ended since.
     pub fn replay(&mut self, revision: Revision, steps: Vec<Step>) -> Option<Arc<Commit>> {
         if revision != self.revision.next() {
             return None;
@@ -85,16 +96,12 @@ impl State {
         let mut events = Vec::with_capacity(steps.len());
         for step in steps {
             events.push(match step {
+                Step::Put { lease: Some(id), .. } if !self.leases.contains(id) => return None,
                 Step::Put { key, value, lease } => self.put(&key, &value, lease, revision),
                 Step::Delete { key } => self.delete_key(key, revision)?,
             });
         }
         self.commit(revision, events)
-    }
-
-    /// A live key whose lease is not there, which no history can lead to.
-    pub fn orphan(&self) -> Option<&KeyValue> {
-        self.live.values().find(|kv| kv.lease.is_some_and(|id| !self.leases.contains(id)))
     }
 
     /// Applies what another copy of this state did next.
@@ -129,6 +136,21 @@ impl State {
 
     pub fn compacted(&self) -> Revision {
         self.compacted
+    }
+
+    /// First revision that a watch can begin with.
+    pub fn history_begin(&self) -> Revision {
+        self.history_begin
+    }
+
+    /// Live keys, ascending.
+    pub fn live(&self, keys: &KeyRange) -> impl Iterator<Item = &KeyValue> {
+        self.live.range(keys.bounds()).map(|(_, kv)| kv)
+    }
+
+    /// Every lease with its time to live.
+    pub fn leases(&self) -> impl Iterator<Item = (LeaseId, Duration)> {
+        self.leases.iter()
     }
 
     /// Bytes of live keys and values.
@@ -176,12 +198,6 @@ impl State {
     pub fn history_from(&self, from: Revision) -> impl DoubleEndedIterator<Item = &Arc<Commit>> {
         let start = self.history.partition_point(|commit| commit.revision < from);
         self.history.range(start..)
-    }
-
-    /// What is left of the history below a revision, oldest first.
-    pub fn history_below(&self, revision: Revision) -> impl Iterator<Item = &Arc<Commit>> {
-        let end = self.history.partition_point(|commit| commit.revision < revision);
-        self.history.range(..end)
     }
 
     /// Answers a transaction that [writes nothing](Txn::is_read_only).
@@ -320,6 +336,7 @@ impl State {
         }
         if revision > self.compacted {
             self.compacted = revision;
+            self.history_begin = self.history_begin.max(revision);
             let keep_from = self.history.partition_point(|commit| commit.revision < revision);
             self.history.drain(..keep_from);
         }
@@ -338,6 +355,11 @@ impl State {
     /// Never grants an id up to this one again.
     pub fn skip_leases(&mut self, last: LeaseId) {
         self.leases.skip_to(last);
+    }
+
+    /// The newest lease ever granted.
+    pub fn last_lease(&self) -> LeaseId {
+        self.leases.last_id()
     }
 
     pub fn lease_keep_alive(&mut self, id: LeaseId, now: Instant) -> Duration {

@@ -58,7 +58,9 @@ pub enum StoreError {
     )]
     FutureRevision { asked: Revision },
 
-    #[error("{operation}: the registry is out of space; compact, defragment, then disarm the etcd alarm")]
+    #[error(
+        "{operation}: the registry is out of space; free its disk, or compact and defragment etcd and disarm its alarm"
+    )]
     NoSpace { operation: Operation },
 
     #[error("{operation}: not permitted ({detail}); check the etcd user, certificate and role")]

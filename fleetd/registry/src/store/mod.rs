@@ -78,6 +78,7 @@ pub struct LeaseTtl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StoreKind {
     Etcd,
+    Embedded,
     Memory,
 }
 
@@ -85,6 +86,7 @@ impl fmt::Display for StoreKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Etcd => "etcd",
+            Self::Embedded => "embedded",
             Self::Memory => "memory",
         })
     }

@@ -1,0 +1,91 @@
+//! A power cut at every operation of the disks, with every kind of loss: the store is a prefix.
+
+use super::disk::{Action, Images, Machine, PowerCut, Survivors};
+use super::run::{Run, append, open, record, view};
+
+/// What was tried, for the record.
+#[derive(Debug, Default)]
+struct Tally {
+    cuts: usize,
+    images: usize,
+    /// At a mark before the last one that was told.
+    older: usize,
+}
+
+/// Opens what every power cut leaves. The store must be at a mark, and, but for lost fsyncs, at the
+/// last one that was told or the one that was on its way.
+fn cut_everywhere(run: &Run, lost_syncs: usize) -> Tally {
+    let mut tally = Tally::default();
+    for cut in 0..=run.ops.len() {
+        tally.cuts += 1;
+        let told = run.told(cut);
+        let power_cut = PowerCut::new(&run.start, &run.ops, cut, lost_syncs);
+        for left in power_cut.losses(cut as u64) {
+            tally.images += 1;
+            let found = recover(run, power_cut.images(left));
+            let found = found.unwrap_or_else(|error| panic!("cut {cut}, {left:?}: {error}"));
+            assert!(found <= told + 1, "cut {cut}, {left:?}: mark {found} was never begun");
+            assert!(
+                found >= told || lost_syncs > 0,
+                "cut {cut}, {left:?}: at mark {found}, and {told} was told"
+            );
+            tally.older += usize::from(found < told);
+        }
+    }
+    tally
+}
+
+fn recover(run: &Run, images: Images) -> Result<usize, String> {
+    let (_, state) = open(&Machine::of(images)).map_err(|error| error.to_string())?;
+    run.find(&state).ok_or_else(|| "the store is no prefix".to_owned())
+}
+
+/// A run that fills the journal's slots several times, and so writes several bases.
+fn long_run() -> Run {
+    let run = record(64);
+    let emptied = run.ops.iter().filter(|op| matches!(op.action, Action::SetLen(0))).count();
+    assert!(emptied >= 4, "{emptied} bases were written");
+    run
+}
+
+#[test]
+fn power_cut_at_any_operation_leaves_all_that_was_told() {
+    let tally = cut_everywhere(&long_run(), 0);
+    assert!(tally.cuts > 250 && tally.images > 1_500 && tally.older == 0, "{tally:?}");
+}
+
+#[test]
+fn lost_fsync_before_a_power_cut_at_any_operation_leaves_a_prefix() {
+    let tally = cut_everywhere(&long_run(), 1);
+    assert!(tally.cuts > 250 && tally.images > 3_000 && tally.older > 0, "{tally:?}");
+}
+
+#[test]
+fn power_cut_during_a_recovery_loses_nothing_more() {
+    let run = record(24);
+    let mut cuts = 0;
+    for cut in (0..=run.ops.len()).step_by(7) {
+        let power_cut = PowerCut::new(&run.start, &run.ops, cut, 0);
+        for left in [Survivors::All, Survivors::None, Survivors::TornLast, Survivors::Random(cut as u64)] {
+            let images = power_cut.images(left);
+            let machine = Machine::of(images.clone());
+            let (mut log, mut draft) = open(&machine).unwrap();
+            let found = run.find(&draft).unwrap();
+            append(&mut log, &mut draft, 2).unwrap();
+            let after = view(&draft);
+            let ops = machine.ops();
+            for again in 0..=ops.len() {
+                cuts += 1;
+                let second = PowerCut::new(&images, &ops, again, 0);
+                for left in second.losses(again as u64) {
+                    let (_, state) = open(&Machine::of(second.images(left))).unwrap();
+                    assert!(
+                        run.find(&state) == Some(found) || view(&state) == after,
+                        "cut {cut}, again {again}, {left:?}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(cuts > 250, "{cuts}");
+}

@@ -1,0 +1,156 @@
+//! A disk that is full or gone while the store runs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::disk::{Failing, Machine};
+use super::run::{append, created, open, view};
+use crate::embedded::EmbeddedStore;
+use crate::embedded::log::AppendError;
+use crate::store::{
+    Alarm, KeyRange, Op, Operation, Range, Revision, Store, StoreError, Txn, WatchReply, WatchRequest,
+};
+
+#[test]
+fn full_disk_at_any_operation_refuses_the_group_and_keeps_the_others() {
+    for failing in [Failing::Growth, Failing::Writes] {
+        let mut refusals = 0;
+        for grace in 0..150 {
+            let machine = Machine::of(created());
+            let (mut log, mut state) = open(&machine).unwrap();
+            machine.fail(failing, grace);
+            for number in 0..40 {
+                let before = state.clone();
+                match append(&mut log, &mut state, number) {
+                    Ok(()) => {}
+                    Err(AppendError::NoSpace) => {
+                        refusals += 1;
+                        state = before;
+                        let (_, found) = open(&Machine::of(machine.images())).unwrap();
+                        assert_eq!(view(&found), view(&state), "{failing:?} after {grace}, group {number}");
+                        machine.fail(Failing::Nothing, 0);
+                        append(&mut log, &mut state, number).unwrap();
+                    }
+                    Err(error) => panic!("{failing:?} after {grace}, group {number}: {error:?}"),
+                }
+            }
+            drop(log);
+            assert_eq!(view(&open(&machine).unwrap().1), view(&state), "{failing:?} after {grace}");
+        }
+        assert!(refusals > 5, "{failing:?}: {refusals}");
+    }
+}
+
+#[test]
+fn full_disk_at_the_start_still_opens() {
+    let machine = Machine::of(created());
+    let (mut log, mut state) = open(&machine).unwrap();
+    for number in 0..40 {
+        append(&mut log, &mut state, number).unwrap();
+    }
+    drop(log);
+    machine.fail(Failing::Writes, 0);
+    let (_, found) = open(&machine).unwrap();
+    assert_eq!(view(&found), view(&state));
+}
+
+fn start(machine: &Machine) -> EmbeddedStore {
+    EmbeddedStore::on_disks(machine.disks(), Path::new("registry-under-test")).unwrap()
+}
+
+fn put(value: &str) -> Txn {
+    Txn::of(vec![Op::put("/a", value.to_owned())])
+}
+
+async fn value(store: &EmbeddedStore) -> String {
+    let reply = store.range(Range::key("/a")).await.unwrap();
+    String::from_utf8(reply.kvs[0].value.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn full_disk_refuses_writes_and_goes_on_reading_watching_and_renewing() {
+    let machine = Machine::of(created());
+    let store = start(&machine);
+    let lease = store.lease_grant(Duration::from_secs(1)).await.unwrap();
+    store.txn(Txn::of(vec![Op::put_leased("/p", "x", lease.id)])).await.unwrap();
+    let before = store.txn(put("before")).await.unwrap().header.revision;
+    let mut watch = store.watch(WatchRequest::new(vec![KeyRange::key("/a")], before.next())).await.unwrap();
+    machine.fail(Failing::Writes, 0);
+    let refused = Err(StoreError::NoSpace { operation: Operation::Txn });
+    // The second one is refused without being tried.
+    assert_eq!(store.txn(put("lost")).await, refused);
+    assert_eq!(store.txn(put("lost")).await, refused);
+    assert_eq!(value(&store).await, "before");
+    let status = store.status().await.unwrap();
+    assert!(matches!(status.alarms[..], [Alarm::NoSpace { .. }]));
+    assert_eq!(status.header.revision, before);
+    // Long enough for the lease to run out; its end cannot be written, so it lives.
+    let deadline = Instant::now() + Duration::from_millis(2_500);
+    while Instant::now() < deadline {
+        assert!(!store.lease_keep_alive(lease.id).await.unwrap().is_zero());
+        sleep(Duration::from_millis(300)).await;
+    }
+    machine.fail(Failing::Nothing, 0);
+    let written = timeout(Duration::from_secs(10), async {
+        loop {
+            match store.txn(put("after")).await {
+                Ok(reply) => break reply.header.revision,
+                Err(error) => assert_eq!(Err(error), refused),
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let revision = written.await.expect("the disk has space again");
+    assert_eq!(revision, before.next());
+    assert_eq!(store.status().await.unwrap().alarms, []);
+    match watch.next().await {
+        Some(WatchReply::Events(batch)) => assert_eq!((batch.revision, batch.events.len()), (revision, 1)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn lease_that_runs_out_on_a_full_disk_ends_when_there_is_space() {
+    let machine = Machine::of(created());
+    let store = start(&machine);
+    let lease = store.lease_grant(Duration::from_secs(1)).await.unwrap();
+    store.txn(Txn::of(vec![Op::put_leased("/p", "x", lease.id)])).await.unwrap();
+    machine.fail(Failing::Writes, 0);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(1_500) {
+        assert_eq!(store.range(Range::key("/p")).await.unwrap().count, 1);
+        sleep(Duration::from_millis(100)).await;
+    }
+    machine.fail(Failing::Nothing, 0);
+    let gone = timeout(Duration::from_secs(10), async {
+        while store.range(Range::key("/p")).await.unwrap().count > 0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    gone.await.expect("the lease ends");
+    assert_eq!(store.lease_ttl(lease.id).await, Ok(None));
+}
+
+#[tokio::test]
+async fn failed_fsync_leaves_the_write_open_and_ends_all_writing() {
+    let machine = Machine::of(created());
+    let store = start(&machine);
+    store.txn(put("before")).await.unwrap();
+    machine.fail(Failing::Syncs, 0);
+    assert!(matches!(store.txn(put("unknown")).await, Err(StoreError::Unknown { .. })));
+    machine.fail(Failing::Nothing, 0);
+    let refused = store.txn(put("refused")).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Corrupt { detail, .. } if detail.contains("fsync")),
+        "{refused:?}"
+    );
+    assert_eq!(value(&store).await, "before");
+    assert!(matches!(store.status().await.unwrap().alarms[..], [Alarm::Corrupt { .. }]));
+    drop(store);
+    let store = start(&machine);
+    let found = value(&store).await;
+    assert!(found == "before" || found == "unknown", "{found}");
+    assert!(store.txn(put("after")).await.unwrap().header.revision > Revision(2));
+}
