@@ -46,6 +46,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Writes that may wait; far more than a machine has writers.
 const QUEUE: usize = 4_096;
 
+/// Revisions that a watcher may be behind, so that a slow one costs a bounded amount of memory.
+const WATCH_BACKLOG: usize = 1_024;
+
+/// As etcd by default; a group of writes then fits into a slot of the journal.
+const MOST_TXN_BYTES: usize = 1_536 << 10;
+
 /// A handle on an open store; clones share it. When the last is dropped, the store is closed, which
 /// waits for the write under way. Must be used from a runtime whose clock is not paused.
 #[derive(Debug, Clone)]
@@ -77,7 +83,7 @@ impl EmbeddedStore {
         let draft = state.clone();
         let published = Arc::new(Mutex::new(Published {
             state,
-            watchers: Watchers::default(),
+            watchers: Watchers::new(WATCH_BACKLOG),
             health: Health::Well,
             size: log.size(),
         }));
@@ -147,6 +153,11 @@ impl Store for EmbeddedStore {
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
         if txn.is_read_only() {
             return lock(&self.shared.published).state.read(&txn);
+        }
+        let (operation, bytes) = (Operation::Txn, txn.bytes());
+        if bytes > MOST_TXN_BYTES {
+            let detail = format!("{bytes} bytes, at most {MOST_TXN_BYTES}");
+            return Err(StoreError::TooLarge { operation, detail });
         }
         match self.write(Task::Txn(txn)).await? {
             Answer::Txn(reply) => Ok(reply),

@@ -20,6 +20,10 @@ use crate::store::{Lease, LeaseId, Operation, Revision, StoreError, Txn, TxnRepl
 /// Most writes of one group. More only make the first of them wait longer.
 const MOST_JOBS: usize = 1_024;
 
+/// Of keys and values of one group; the last transaction may bring it above. With that one it still
+/// fits into a slot of the journal, so that no torn record can take all others of a slot with it.
+const MOST_BYTES: usize = 256 << 10;
+
 /// Between attempts to write while the disk is full.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -45,6 +49,13 @@ impl Task {
             Self::Grant(_) => Operation::LeaseGrant,
             Self::Revoke(_) => Operation::LeaseRevoke,
             Self::Compact(_) => Operation::Compact,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Txn(txn) => txn.bytes(),
+            Self::Grant(_) | Self::Revoke(_) | Self::Compact(_) => 0,
         }
     }
 }
@@ -114,8 +125,13 @@ impl<D: Disk> Writer<D> {
             },
             None => self.jobs.recv().ok()?,
         };
+        let mut bytes = first.task.bytes();
         let mut jobs = vec![first];
-        jobs.extend(self.jobs.try_iter().take(MOST_JOBS - 1));
+        while jobs.len() < MOST_JOBS && bytes < MOST_BYTES {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            bytes += job.task.bytes();
+            jobs.push(job);
+        }
         Some(jobs)
     }
 

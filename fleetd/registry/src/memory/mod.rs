@@ -32,6 +32,9 @@ pub use faults::{Fault, Injection, Link};
 /// etcd's default request time-out in our configuration.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Replies that may wait for a watcher: tests let them wait for hours of a paused clock.
+const ENDLESS: usize = usize::MAX >> 4;
+
 /// A client's handle on an in-memory store. Clones and [`client`](Self::client)s share the data.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
@@ -64,7 +67,7 @@ impl MemoryStore {
     pub fn new(cluster_id: u64) -> Self {
         let inner = Inner {
             state: State::new(identity(cluster_id)),
-            watchers: Watchers::default(),
+            watchers: Watchers::new(ENDLESS),
             faults: Faults::default(),
             is_mute: false,
             expiry_task: None,

@@ -17,11 +17,13 @@ struct Watcher {
     client: Arc<str>,
     ranges: Vec<KeyRange>,
     previous: bool,
-    replies: mpsc::UnboundedSender<WatchReply>,
+    replies: mpsc::Sender<WatchReply>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Watchers {
+    /// Replies that may wait for a watcher, beside the history it asked for.
+    backlog: usize,
     next_id: u64,
     all: HashMap<u64, Watcher>,
     by_key: HashMap<Bytes, Vec<u64>>,
@@ -32,15 +34,29 @@ pub(crate) struct Watchers {
 }
 
 impl Watchers {
+    /// A watcher that is `backlog` replies behind is given up: its stream ends after them.
+    pub fn new(backlog: usize) -> Self {
+        Self {
+            backlog,
+            next_id: 0,
+            all: HashMap::new(),
+            by_key: HashMap::new(),
+            by_prefix: HashMap::new(),
+            prefix_lengths: BTreeMap::new(),
+            spans: Vec::new(),
+        }
+    }
+
     /// Adds a watcher and sends it the history it asked for, one reply a revision.
     pub fn add(
         &mut self,
         client: Arc<str>,
         request: WatchRequest,
         state: &State,
-    ) -> mpsc::UnboundedReceiver<WatchReply> {
+    ) -> mpsc::Receiver<WatchReply> {
         self.forget_gone();
-        let (replies, receiver) = mpsc::unbounded_channel();
+        let history = state.history_from(request.from).count();
+        let (replies, receiver) = mpsc::channel(self.backlog + history);
         let watcher = Watcher { client, ranges: request.keys, previous: request.previous, replies };
         for commit in state.history_from(request.from) {
             let is_watched =
@@ -132,7 +148,7 @@ impl Watchers {
         for id in ids {
             if let Some(watcher) = self.all.get(&id) {
                 // A watcher that is gone needs no farewell.
-                let _ = watcher.replies.send(WatchReply::Cancelled { reason: reason.clone() });
+                let _ = watcher.replies.try_send(WatchReply::Cancelled { reason: reason.clone() });
             }
             self.remove(id);
         }
@@ -140,7 +156,7 @@ impl Watchers {
 }
 
 impl Watcher {
-    /// `false`: the watcher is gone.
+    /// `false`: the watcher is gone, or too far behind.
     fn send(&self, revision: Revision, mut events: Vec<WatchEvent>) -> bool {
         if events.is_empty() {
             return true;
@@ -151,7 +167,7 @@ impl Watcher {
                 *previous = None;
             }
         }
-        self.replies.send(WatchReply::Events(WatchBatch { revision, events })).is_ok()
+        self.replies.try_send(WatchReply::Events(WatchBatch { revision, events })).is_ok()
     }
 }
 

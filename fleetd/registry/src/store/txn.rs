@@ -125,6 +125,19 @@ impl Txn {
         self
     }
 
+    /// Of all keys and values in it, about what it takes on the wire.
+    pub(crate) fn bytes(&self) -> usize {
+        let compares = self.compares.iter().map(|compare| {
+            let value = if let Condition::Value(value) = &compare.condition { value.len() } else { 8 };
+            compare.key.len() + value
+        });
+        let ops = self.then.iter().chain(&self.otherwise).map(|op| match op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { keys } | Op::Range(Range { keys, .. }) => 2 * keys.start().len(),
+        });
+        compares.sum::<usize>() + ops.sum::<usize>()
+    }
+
     /// Writes nothing, whatever its compares say; such a transaction may be repeated freely.
     pub fn is_read_only(&self) -> bool {
         !self.then.iter().chain(&self.otherwise).any(Op::is_write)

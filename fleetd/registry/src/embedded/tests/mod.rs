@@ -11,6 +11,7 @@ mod disk;
 mod restart;
 mod run;
 mod trouble;
+mod writes;
 
 async fn empty() -> (EmbeddedStore, TempDir) {
     let directory = tempfile::tempdir().unwrap();
