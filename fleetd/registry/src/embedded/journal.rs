@@ -22,10 +22,15 @@ const HEAD: usize = 4 + 8 + 16 + 16;
 const NUMBER: Range<usize> = 4..12;
 const BEFORE: Range<usize> = 12..28;
 const HASH: Range<usize> = 28..44;
+/// Bytes of a payload that are enough to find the name of a base in it.
+const BEGIN: usize = 64;
 
-/// A slot is full from here on. Some thousands of changes: what has to be read again at the start, and
+/// What a slot has room for. Some thousands of changes: what has to be read again at the start, and
 /// half of the history that is kept. Tests copy the files thousands of times and want them small.
 const SLOT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 2 << 20 };
+
+/// A small store takes its slots for full earlier, since their contents are in memory as history.
+const LEAST_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 512 << 10 };
 
 /// A slot that one group needs more of grows by this, at least.
 const GROWTH_BYTES: u64 = 64 << 10;
@@ -54,6 +59,8 @@ pub(super) struct Journal<D> {
     slot: usize,
     /// Where the next record goes.
     at: u64,
+    /// Where the slot is taken for full.
+    full_at: u64,
     last: Link,
 }
 
@@ -61,10 +68,12 @@ pub(super) struct Journal<D> {
 #[derive(Debug)]
 pub(super) struct Record {
     pub link: Link,
-    pub payload: Vec<u8>,
+    /// The first bytes of the payload.
+    pub begin: Vec<u8>,
     before: [u8; 16],
     slot: usize,
     sectors: Range<usize>,
+    len: usize,
 }
 
 /// All records of both slots, by number. Several can have the same one: what is left over of a
@@ -112,24 +121,24 @@ impl<D: Disk> Journal<D> {
     }
 
     fn new(slots: [D; 2]) -> Self {
-        Self { slots, slot: 0, at: SECTOR as u64, last: Link::default() }
+        Self { slots, slot: 0, at: SECTOR as u64, full_at: SLOT_BYTES, last: Link::default() }
     }
 
-    /// The journal from the record `first` on, and the payloads of its records, oldest first.
+    /// The journal from the record `first` on, and its records, oldest first.
     pub fn open(
         slots: [D; 2],
         mut records: Records,
         first: Link,
-    ) -> Result<(Self, Vec<Vec<u8>>), JournalError> {
+    ) -> Result<(Self, Vec<Record>), JournalError> {
         let mut journal = Self::new(slots);
-        let mut payloads = Vec::new();
+        let mut chain = Vec::new();
         let mut next = records.take(first);
         while let Some(record) = next {
             journal.slot = record.slot;
             journal.at = (record.sectors.end * SECTOR) as u64;
             journal.last = record.link;
-            payloads.push(record.payload);
             next = records.take_after(record.link);
+            chain.push(record);
         }
         let number = journal.last.number + 1;
         let later: Vec<&Record> = records.0.range(number..).flat_map(|(_, same)| same).collect();
@@ -143,7 +152,14 @@ impl<D: Disk> Journal<D> {
             journal.slots[record.slot].write((record.sectors.start * SECTOR) as u64, &[0; SECTOR])?;
             journal.slots[record.slot].sync_data()?;
         }
-        Ok((journal, payloads))
+        Ok((journal, chain))
+    }
+
+    /// What is in a record.
+    pub fn payload(&self, record: &Record) -> io::Result<Vec<u8>> {
+        let mut payload = vec![0; record.len];
+        self.slots[record.slot].read((record.sectors.start * SECTOR + HEAD) as u64, &mut payload)?;
+        Ok(payload)
     }
 
     /// The newest record.
@@ -152,7 +168,12 @@ impl<D: Disk> Journal<D> {
     }
 
     pub fn is_full(&self) -> bool {
-        self.at >= SLOT_BYTES
+        self.at >= self.full_at
+    }
+
+    /// Takes slots for full when they hold about as much as the store, which has to be written then.
+    pub fn fit(&mut self, store_bytes: u64) {
+        self.full_at = store_bytes.clamp(LEAST_BYTES, SLOT_BYTES);
     }
 
     /// Bytes of both slots.
@@ -256,7 +277,8 @@ fn read_record(bytes: &[u8], slot: usize, sector: usize) -> Option<Record> {
     Some(Record {
         link: Link { number, hash: own },
         before,
-        payload: payload.to_vec(),
+        begin: payload[..payload.len().min(BEGIN)].to_vec(),
+        len: payload.len(),
         slot,
         sectors: sector..sector + end.div_ceil(SECTOR),
     })

@@ -97,14 +97,17 @@ impl<D: Disk> Log<D> {
         let (base, first) = choose_base(&disks.bases, paths, &records)?;
         let mut state = base::read(&disks.bases[base], &paths.bases[base], now)?;
         let folded = [state.revision(); 2];
-        let (journal, payloads) = Journal::open(slots.clone(), records, first).map_err(of_journal)?;
-        for (number, payload) in (first.number..).zip(payloads) {
+        let (mut journal, chain) = Journal::open(slots.clone(), records, first).map_err(of_journal)?;
+        for record in chain {
+            let number = record.link.number;
             let of_record = |detail: &str| damaged(format!("record {number} of the journal: {detail}"));
+            let payload = journal.payload(&record).map_err(|error| failed("reading", &path(), error))?;
             for entry in decode(&payload).map_err(|error| of_record(&error.to_string()))? {
                 redo(&mut state, entry, now)
                     .ok_or_else(|| of_record("it does not follow from those before it"))?;
             }
         }
+        journal.fit(state.size());
         state.identity.raft_term += 1;
         let mut log = Self { bases: disks.bases, base, journal, slots, unnamed: None, folded };
         let term = Change::Term(state.identity.raft_term);
@@ -136,6 +139,7 @@ impl<D: Disk> Log<D> {
                 },
             )?;
         self.journal.switch();
+        self.journal.fit(state.size());
         self.base = other;
         self.unnamed = Some(digest);
         self.folded = [state.revision(), self.folded[0]];
@@ -181,7 +185,7 @@ fn choose_base<D: Disk>(
     let digests = [digest(0)?, digest(1)?];
     let mut damaged = None;
     for record in records.newest_first() {
-        let Some(named) = base_of(&record.payload) else { continue };
+        let Some(named) = base_of(&record.begin) else { continue };
         if let Some(file) = digests.iter().position(|digest| *digest == named) {
             if damaged.is_some() {
                 let path = paths.bases[1 - file].display();

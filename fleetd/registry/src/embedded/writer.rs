@@ -211,7 +211,13 @@ impl<D: Disk> Writer<D> {
                 // It is a past revision, which cannot be refused.
                 let _ = self.draft_compact(revision, changes);
             }
-            Err(error) => return Err(self.note_failure(error, &[])),
+            Err(error) => {
+                return Err(match self.note_failure(error, &[]) {
+                    // Here it is known that nothing of the group was written.
+                    Refusal::Unknown(detail) => Refusal::Broken(detail),
+                    refusal => refusal,
+                });
+            }
         }
         Ok(())
     }
