@@ -171,6 +171,15 @@ impl<D: Disk> Journal<D> {
         self.at >= self.full_at
     }
 
+    /// Goes on in a slot that is full, if there is room beyond; `false`: there is none.
+    pub fn put_off(&mut self) -> bool {
+        if self.at >= SLOT_BYTES {
+            return false;
+        }
+        self.full_at = (self.at + GROWTH_BYTES).min(SLOT_BYTES);
+        true
+    }
+
     /// Takes slots for full when they hold about as much as the store, which has to be written then.
     pub fn fit(&mut self, store_bytes: u64) {
         self.full_at = store_bytes.clamp(LEAST_BYTES, SLOT_BYTES);

@@ -131,13 +131,15 @@ impl<D: Disk> Log<D> {
             return Ok(None);
         }
         let other = 1 - self.base;
-        let digest =
-            base::write(&self.bases[other], self.journal.last().number, state).map_err(
-                |error| match error {
-                    WriteError::NoSpace => AppendError::NoSpace,
-                    WriteError::Failed(detail) => AppendError::Broken(format!("base: {detail}")),
-                },
-            )?;
+        let digest = match base::write(&self.bases[other], self.journal.last().number, state) {
+            Ok(digest) => digest,
+            Err(WriteError::NoSpace) if self.journal.put_off() => {
+                warn!("the disk is full; the registry can take some more changes, then no more");
+                return Ok(None);
+            }
+            Err(WriteError::NoSpace) => return Err(AppendError::NoSpace),
+            Err(WriteError::Failed(detail)) => return Err(AppendError::Broken(format!("base: {detail}"))),
+        };
         self.journal.switch();
         self.journal.fit(state.size());
         self.base = other;
