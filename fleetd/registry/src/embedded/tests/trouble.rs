@@ -142,10 +142,7 @@ async fn failed_fsync_leaves_the_write_open_and_ends_all_writing() {
     assert!(matches!(store.txn(put("unknown")).await, Err(StoreError::Unknown { .. })));
     machine.fail(Failing::Nothing, 0);
     let refused = store.txn(put("refused")).await.unwrap_err();
-    assert!(
-        matches!(&refused, StoreError::Corrupt { detail, .. } if detail.contains("fsync")),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, StoreError::Disk { detail, .. } if detail.contains("fsync")), "{refused:?}");
     assert_eq!(value(&store).await, "before");
     assert!(matches!(store.status().await.unwrap().alarms[..], [Alarm::Corrupt { .. }]));
     drop(store);
