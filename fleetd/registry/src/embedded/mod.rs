@@ -38,7 +38,7 @@ use disk::Disk;
 pub use error::OpenError;
 use log::{Disks, Log, Paths};
 pub use measure::{MeasureError, PutRates, put_rates};
-use writer::{Answer, Health, Job, Published, Task, Writer, lock, now};
+use writer::{Answer, Health, Job, Pace, Published, Task, Writer, lock, now};
 
 /// Longest wait for the disk. What has not begun by then is not done at all; what has, may be.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,7 +87,14 @@ impl EmbeddedStore {
             health: Health::Well,
             size: log.size(),
         }));
-        let writer = Writer { log, draft, published: Arc::clone(&published), jobs: queue, retry_at: now() };
+        let writer = Writer {
+            log,
+            draft,
+            published: Arc::clone(&published),
+            jobs: queue,
+            retry_at: now(),
+            pace: Pace::default(),
+        };
         let thread = std::thread::Builder::new()
             .name("registry-writer".to_owned())
             .spawn(move || writer.run())

@@ -24,6 +24,9 @@ const MOST_JOBS: usize = 1_024;
 /// fits into a slot of the journal, so that no torn record can take all others of a slot with it.
 const MOST_BYTES: usize = 256 << 10;
 
+/// Longest wait for writers that are likely to come.
+const MOST_PATIENCE: Duration = Duration::from_millis(1);
+
 /// Between attempts to write while the disk is full.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -105,6 +108,32 @@ pub(super) struct Writer<D> {
     pub published: Arc<Mutex<Published>>,
     pub jobs: Receiver<Job>,
     pub retry_at: Instant,
+    pub pace: Pace,
+}
+
+/// How groups went lately: writers that were answered together come back together, and are worth a
+/// short wait.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Jobs of the last two groups.
+    jobs: [usize; 2],
+    took: Duration,
+}
+
+impl Pace {
+    /// How many jobs are likely to come.
+    fn crowd(&self) -> usize {
+        self.jobs[0].max(self.jobs[1])
+    }
+
+    /// How long to wait for them: little beside what a group takes.
+    fn patience(&self) -> Duration {
+        (self.took / 8).min(MOST_PATIENCE)
+    }
+
+    fn note(&mut self, jobs: usize, took: Duration) {
+        *self = Self { jobs: [jobs, self.jobs[0]], took };
+    }
 }
 
 impl<D: Disk> Writer<D> {
@@ -127,8 +156,16 @@ impl<D: Disk> Writer<D> {
         };
         let mut bytes = first.task.bytes();
         let mut jobs = vec![first];
+        let (crowd, until) = (self.pace.crowd(), now() + self.pace.patience());
         while jobs.len() < MOST_JOBS && bytes < MOST_BYTES {
-            let Ok(job) = self.jobs.try_recv() else { break };
+            let job = match self.jobs.try_recv() {
+                Ok(job) => job,
+                Err(_) if jobs.len() >= crowd => break,
+                Err(_) => match self.jobs.recv_timeout(until.saturating_duration_since(now())) {
+                    Ok(job) => job,
+                    Err(_) => break,
+                },
+            };
             bytes += job.task.bytes();
             jobs.push(job);
         }
@@ -157,8 +194,10 @@ impl<D: Disk> Writer<D> {
         if changes.is_empty() {
             return answer_all(answers);
         }
+        let begin = now();
         match self.log.append(changes.clone()) {
             Ok(()) => {
+                self.pace.note(answers.len(), now() - begin);
                 self.publish(&changes);
                 answer_all(answers);
             }
@@ -324,7 +363,7 @@ fn refuse(jobs: impl IntoIterator<Item = Job>, refusal: &Refusal) {
         let error = match refusal {
             Refusal::NoSpace => StoreError::NoSpace { operation },
             Refusal::Unknown(detail) => StoreError::Unknown { operation, detail: detail.clone() },
-            Refusal::Broken(detail) => StoreError::Corrupt { operation, detail: detail.clone() },
+            Refusal::Broken(detail) => StoreError::Disk { operation, detail: detail.clone() },
         };
         // Who has given up waiting needs no answer.
         let _ = job.reply.send(Err(error));

@@ -71,6 +71,9 @@ pub enum StoreError {
     )]
     Corrupt { operation: Operation, detail: String },
 
+    #[error("{operation}: the registry's disk failed ({detail}); check it, then restart fleetd")]
+    Disk { operation: Operation, detail: String },
+
     #[error("lease {id} does not exist; it expired or was revoked, grant a new one")]
     LeaseNotFound { id: LeaseId },
 
@@ -106,6 +109,9 @@ impl StoreError {
 
     /// Any other write would be refused as well, until somebody has helped the store or its user.
     pub fn is_for_every_write(&self) -> bool {
-        matches!(self, Self::NoSpace { .. } | Self::Corrupt { .. } | Self::PermissionDenied { .. })
+        matches!(
+            self,
+            Self::NoSpace { .. } | Self::Corrupt { .. } | Self::Disk { .. } | Self::PermissionDenied { .. }
+        )
     }
 }

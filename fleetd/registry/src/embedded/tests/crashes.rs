@@ -2,6 +2,7 @@
 
 use super::disk::{Action, Images, Machine, PowerCut, Survivors};
 use super::run::{Run, append, open, record, view};
+use crate::embedded::OpenError;
 
 /// What was tried, for the record.
 #[derive(Debug, Default)]
@@ -10,11 +11,12 @@ struct Tally {
     images: usize,
     /// At a mark before the last one that was told.
     older: usize,
+    refused: usize,
 }
 
 /// Opens what every power cut leaves. The store must be at a mark, and, but for lost fsyncs, at the
 /// last one that was told or the one that was on its way.
-fn cut_everywhere(run: &Run, lost_syncs: usize) -> Tally {
+fn cut_everywhere(run: &Run, lost_syncs: usize, may_refuse: bool) -> Tally {
     let mut tally = Tally::default();
     for cut in 0..=run.ops.len() {
         tally.cuts += 1;
@@ -22,8 +24,14 @@ fn cut_everywhere(run: &Run, lost_syncs: usize) -> Tally {
         let power_cut = PowerCut::new(&run.start, &run.ops, cut, lost_syncs);
         for left in power_cut.losses(cut as u64) {
             tally.images += 1;
-            let found = recover(run, power_cut.images(left));
-            let found = found.unwrap_or_else(|error| panic!("cut {cut}, {left:?}: {error}"));
+            let found = match recover(run, power_cut.images(left)) {
+                Ok(found) => found,
+                Err(OpenError::Damaged { .. }) if may_refuse => {
+                    tally.refused += 1;
+                    continue;
+                }
+                Err(error) => panic!("cut {cut}, {left:?}: {error}"),
+            };
             assert!(found <= told + 1, "cut {cut}, {left:?}: mark {found} was never begun");
             assert!(
                 found >= told || lost_syncs > 0,
@@ -35,9 +43,9 @@ fn cut_everywhere(run: &Run, lost_syncs: usize) -> Tally {
     tally
 }
 
-fn recover(run: &Run, images: Images) -> Result<usize, String> {
-    let (_, state) = open(&Machine::of(images)).map_err(|error| error.to_string())?;
-    run.find(&state).ok_or_else(|| "the store is no prefix".to_owned())
+fn recover(run: &Run, images: Images) -> Result<usize, OpenError> {
+    let (_, state) = open(&Machine::of(images))?;
+    Ok(run.find(&state).expect("the store is a prefix"))
 }
 
 /// A run that fills the journal's slots several times, and so writes several bases.
@@ -50,14 +58,23 @@ fn long_run() -> Run {
 
 #[test]
 fn power_cut_at_any_operation_leaves_all_that_was_told() {
-    let tally = cut_everywhere(&long_run(), 0);
+    let tally = cut_everywhere(&long_run(), 0, false);
     assert!(tally.cuts > 250 && tally.images > 1_500 && tally.older == 0, "{tally:?}");
 }
 
 #[test]
 fn lost_fsync_before_a_power_cut_at_any_operation_leaves_a_prefix() {
-    let tally = cut_everywhere(&long_run(), 1);
+    let tally = cut_everywhere(&long_run(), 1, false);
     assert!(tally.cuts > 250 && tally.images > 3_000 && tally.older > 0, "{tally:?}");
+}
+
+#[test]
+fn several_lost_fsyncs_leave_a_prefix_or_are_told() {
+    let run = record(24);
+    for lost_syncs in [2, 5] {
+        let tally = cut_everywhere(&run, lost_syncs, true);
+        assert!(tally.images > 1_000 && tally.refused < tally.images / 2, "{tally:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Disks in memory that record what is done to them, cut their power at any point, and fail on demand.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -55,7 +55,11 @@ struct Inner {
 
 /// The files of one store. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Machine(Arc<Mutex<Inner>>);
+pub struct Machine(Arc<Mutex<Inner>>, Arc<Stall>);
+
+/// Whether fsyncs hang, and the end of that.
+#[derive(Debug, Default)]
+struct Stall(Mutex<bool>, Condvar);
 
 /// One file of a machine.
 #[derive(Debug, Clone)]
@@ -66,7 +70,7 @@ pub struct MemoryDisk {
 
 impl Machine {
     pub fn of(images: Images) -> Self {
-        Self(Arc::new(Mutex::new(Inner { images, ..Inner::default() })))
+        Self(Arc::new(Mutex::new(Inner { images, ..Inner::default() })), Arc::default())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -93,6 +97,12 @@ impl Machine {
     /// Does what another machine's files had done to them.
     pub fn redo(&self, op: &DiskOp) {
         apply(&mut self.lock().images[op.file], &op.action);
+    }
+
+    /// Lets every fsync hang, or go on.
+    pub fn stall(&self, is_stalled: bool) {
+        *self.1.0.lock().unwrap() = is_stalled;
+        self.1.1.notify_all();
     }
 
     /// Fails after `grace` more operations.
@@ -143,6 +153,8 @@ impl StorageBackend for MemoryDisk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let stall = &self.machine.1;
+        drop(stall.1.wait_while(stall.0.lock().unwrap(), |is_stalled| *is_stalled).unwrap());
         self.run(Action::Sync)
     }
 

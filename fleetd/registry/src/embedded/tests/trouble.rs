@@ -142,10 +142,7 @@ async fn failed_fsync_leaves_the_write_open_and_ends_all_writing() {
     assert!(matches!(store.txn(put("unknown")).await, Err(StoreError::Unknown { .. })));
     machine.fail(Failing::Nothing, 0);
     let refused = store.txn(put("refused")).await.unwrap_err();
-    assert!(
-        matches!(&refused, StoreError::Corrupt { detail, .. } if detail.contains("fsync")),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, StoreError::Disk { detail, .. } if detail.contains("fsync")), "{refused:?}");
     assert_eq!(value(&store).await, "before");
     assert!(matches!(store.status().await.unwrap().alarms[..], [Alarm::Corrupt { .. }]));
     drop(store);
@@ -153,4 +150,57 @@ async fn failed_fsync_leaves_the_write_open_and_ends_all_writing() {
     let found = value(&store).await;
     assert!(found == "before" || found == "unknown", "{found}");
     assert!(store.txn(put("after")).await.unwrap().header.revision > Revision(2));
+}
+
+#[tokio::test]
+async fn disk_that_hangs_delays_writes_alone() {
+    let machine = Machine::of(created());
+    let store = start(&machine);
+    let lease = store.lease_grant(Duration::from_secs(1)).await.unwrap();
+    let before = store.txn(put("before")).await.unwrap().header.revision;
+    let mut watch = store.watch(WatchRequest::new(vec![KeyRange::prefix("/")], before.next())).await.unwrap();
+    machine.stall(true);
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move { store.txn(put("after")).await }
+    });
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(1_500) {
+        assert_eq!(value(&store).await, "before");
+        assert!(!store.lease_keep_alive(lease.id).await.unwrap().is_zero());
+        assert!(timeout(Duration::from_millis(50), watch.next()).await.is_err(), "told before it is safe");
+    }
+    assert!(!writer.is_finished());
+    machine.stall(false);
+    let after = writer.await.unwrap().unwrap().header.revision;
+    assert!(matches!(watch.next().await, Some(WatchReply::Events(batch)) if batch.revision == after));
+    assert!(store.lease_ttl(lease.id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn disk_that_hangs_too_long_is_told_and_what_has_not_begun_is_not_done() {
+    let machine = Machine::of(created());
+    let store = start(&machine);
+    store.txn(put("before")).await.unwrap();
+    machine.stall(true);
+    let put_key = |key: &'static str| {
+        let store = store.clone();
+        tokio::spawn(async move { store.txn(Txn::of(vec![Op::put(key, "x")])).await })
+    };
+    let ops = machine.op_count();
+    let first = put_key("/begun");
+    let begun = timeout(Duration::from_secs(4), async {
+        while machine.op_count() == ops {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    begun.await.expect("the first write reaches the disk");
+    let second = put_key("/waiting");
+    for outcome in [first.await.unwrap(), second.await.unwrap()] {
+        assert!(matches!(outcome, Err(StoreError::Unknown { .. })), "{outcome:?}");
+    }
+    machine.stall(false);
+    store.txn(put("after")).await.unwrap();
+    assert_eq!(store.range(Range::key("/begun")).await.unwrap().count, 1);
+    assert_eq!(store.range(Range::key("/waiting")).await.unwrap().count, 0);
 }
