@@ -238,6 +238,7 @@ async fn connect(registry: Registry) -> SendRequest<Full<Bytes>> {
         agent: Arc::clone(&views) as Arc<dyn LocalAgent>,
         engine: views as Arc<dyn EngineView>,
         tools: LocalTools::default(),
+        joiner: None,
         peers: None,
         // The connection waits for the fuzzer.
         limits: Limits { header: day, request: PATIENCE / 2, v1_body: 1 << 16, ..Limits::default() },
