@@ -1,0 +1,95 @@
+//! A machine without etcd, on systemd of both releases; and how it joins a cluster with its units.
+
+use fleet_tests::cluster::{Cluster, SOON, run_of, runs_of};
+use fleet_tests::lab::{LabOptions, Machine, Release, wait_until};
+
+const SLEEPS: &str = "[Service]\nExecStart=/bin/sleep infinity\n";
+const ETCD: &str = "etcd_servers = [\"http://10.77.0.1:2379\"]";
+
+fn alone(subject: &str) -> LabOptions {
+    LabOptions::for_test(subject).machines(1).etcd(0)
+}
+
+/// Writes a layer above the lab's file and starts fleetd anew.
+fn configure(machine: &Machine<'_>, line: &str) {
+    machine.run(&["mkdir", "-p", "/etc/fleet/fleetd.d"]).unwrap();
+    std::fs::write(machine.live_path("/etc/fleet/fleetd.d/store.toml").unwrap(), format!("{line}\n")).unwrap();
+    machine.systemctl(&["restart", "fleetd.service"]).unwrap();
+}
+
+fn starts_units_and_has_them_back(release: Release) {
+    let cluster = Cluster::up(alone("alone").release(release));
+    let m1 = cluster.machine("m1");
+    cluster.start_all([("a.service", SLEEPS), ("b.service", SLEEPS)]);
+    assert_eq!(cluster.status().unwrap().store.kind, "embedded");
+    let before = runs_of(&m1, &["a.service", "b.service"]);
+    // Nothing of it depends on fleetd's life, and a killed one leaves a store that opens.
+    m1.systemctl(&["kill", "--signal=SIGKILL", "fleetd.service"]).unwrap();
+    cluster.await_present(1);
+    cluster.start("c.service", SLEEPS);
+    assert_eq!(runs_of(&m1, &["a.service", "b.service"]), before);
+    m1.reboot().unwrap();
+    wait_until(SOON, "the units to be back after the reboot", || {
+        ["a.service", "b.service", "c.service"].iter().all(|unit| m1.is_unit_populated(unit))
+    });
+    cluster.await_present(1);
+    cluster.ok(&["status", "a.service"]);
+    cluster.ok(&["stop", "a.service"]);
+    assert!(!m1.is_unit_populated("a.service"));
+}
+
+#[test]
+fn a_machine_by_itself_starts_units_and_has_them_back_after_a_reboot_on_bookworm() {
+    starts_units_and_has_them_back(Release::Bookworm);
+}
+
+#[test]
+fn a_machine_by_itself_starts_units_and_has_them_back_after_a_reboot_on_trixie() {
+    starts_units_and_has_them_back(Release::Trixie);
+}
+
+#[test]
+fn a_machine_brings_its_units_into_a_cluster_and_refuses_names_that_are_taken() {
+    let options = LabOptions::for_test("join").machines(2).machine_config("m1", "etcd_servers", "[]");
+    let cluster = Cluster::boot(options);
+    let (m1, m2) = (cluster.machine("m1"), cluster.machine("m2"));
+    let there = cluster.file("there.service", SLEEPS);
+    let on_m2 = m2.fleetctl(&["start", &there]).unwrap();
+    assert!(on_m2.status.success(), "{}", on_m2.stderr);
+    cluster.start_all([("a.service", SLEEPS), ("b.service", SLEEPS), ("there.service", SLEEPS)]);
+    let before = runs_of(&m1, &["a.service", "b.service", "there.service"]);
+
+    configure(&m1, ETCD);
+    let taken = m1.fleetctl(&["machine", "join", "--adopt", "--yes"]).unwrap();
+    assert!(!taken.status.success() && taken.stderr.contains("there.service"), "{}", taken.stderr);
+    assert_eq!(runs_of(&m1, &["a.service", "b.service", "there.service"]), before, "nothing has happened");
+    let gone = m2.fleetctl(&["destroy", "there.service"]).unwrap();
+    assert!(gone.status.success(), "{}", gone.stderr);
+    wait_until(SOON, "the name to be free", || {
+        m2.fleetctl(&["cat", "there.service"]).is_ok_and(|output| !output.status.success())
+    });
+
+    let dry = m1.fleetctl(&["machine", "join", "--adopt"]).unwrap();
+    assert!(dry.stdout.contains("a.service") && !dry.status.success(), "{} {}", dry.stdout, dry.stderr);
+    let joined = m1.fleetctl(&["machine", "join", "--adopt", "--yes"]).unwrap();
+    assert!(joined.status.success(), "{}", joined.stderr);
+    cluster.await_present(2);
+    for unit in ["a.service", "b.service", "there.service"] {
+        cluster.await_row(unit, "it to be known as running where it runs", |row| {
+            row.active == "active" && row.machine == m1.machine_id()
+        });
+    }
+    // Orders of the new cluster are obeyed, and were not needed for what runs.
+    let restarted = m2.fleetctl(&["restart", "b.service"]).unwrap();
+    assert!(restarted.status.success(), "{}", restarted.stderr);
+    assert_eq!(run_of(&m1, "a.service"), before["a.service"]);
+    assert_ne!(run_of(&m1, "b.service"), before["b.service"]);
+
+    // Back to no etcd at all is refused; what runs, runs.
+    let etcd = m1.live_path("/etc/fleet/fleetd.d/store.toml").unwrap();
+    std::fs::remove_file(etcd).unwrap();
+    let refused = m1.systemctl(&["restart", "fleetd.service"]);
+    assert!(refused.is_err());
+    assert!(m1.journal("fleetd.service").unwrap().contains("etcd_servers is not set"));
+    assert_eq!(run_of(&m1, "a.service"), before["a.service"]);
+}
