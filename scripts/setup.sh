@@ -20,6 +20,7 @@ needed='
 /bin/ip                              iproute2
 /bin/kill                            procps
 /usr/bin/dbus-daemon                 dbus
+/usr/bin/openssl                     openssl
 '
 
 missing() {

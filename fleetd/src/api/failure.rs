@@ -112,6 +112,10 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         if error.is_transient() || error.is_unknown() {
             Failure::no_registry(error)
+        } else if error.is_for_every_write() {
+            // Full, corrupt, or not permitted: for its operator, not for whoever asked.
+            Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+                .with_remedy("`fleetctl cluster health` shows what to do; what runs keeps running")
         } else {
             Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
         }

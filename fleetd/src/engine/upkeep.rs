@@ -52,7 +52,7 @@ impl Upkeep {
         }
         match registry.status().await {
             Ok(status) if !status.alarms.is_empty() => {
-                warn!(alarms = ?status.alarms, size = status.db_size, "the store raises an alarm; see `etcdctl alarm list`");
+                warn!(alarms = ?status.alarms, size = status.db_size, "the store raises an alarm; see `fleetctl cluster health`");
             }
             Ok(_) => {}
             Err(error) => debug!(%error, "the store's status is read later"),

@@ -23,7 +23,7 @@ use super::until;
 
 const HELLO: &str = "[Service]\nExecStart=/usr/bin/hello\n";
 /// The shortest that can be configured.
-pub const AGENT_TTL: Duration = Duration::from_secs(3);
+const AGENT_TTL: Duration = Duration::from_secs(3);
 
 pub struct Machine {
     name: String,

@@ -34,7 +34,7 @@ async fn p1_a_full_store_stops_nothing_and_all_goes_on_when_it_is_cleared() {
         })
         .await;
         let refused = machines[0].ask(Verb::Start, &["b.service"]).await.unwrap_err();
-        assert!(refused.contains("out of space") && refused.contains("defragment"), "{refused}");
+        assert!(refused.contains("out of space") && refused.contains("fleetctl cluster health"), "{refused}");
         let health = machines[1].health().await;
         assert_eq!((health.healthy, codes(&health)), (false, vec!["no-space"]), "{version:?}");
         assert_eq!(health.endpoints[0].alarms, ["NOSPACE"]);
