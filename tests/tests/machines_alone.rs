@@ -12,23 +12,24 @@ fn alone(subject: &str) -> LabOptions {
 
 /// Writes a layer above the lab's file and starts fleetd anew.
 fn configure(machine: &Machine<'_>, line: &str) {
-    machine.run(&["mkdir", "-p", "/etc/fleet/fleetd.d"]).unwrap();
-    std::fs::write(machine.live_path("/etc/fleet/fleetd.d/store.toml").unwrap(), format!("{line}\n")).unwrap();
-    machine.systemctl(&["restart", "fleetd.service"]).unwrap();
+    machine.run(&["mkdir", "-p", "/etc/fleet/fleetd.d"]).expect("a directory can be made");
+    let path = machine.live_path("/etc/fleet/fleetd.d/store.toml").expect("the machine runs");
+    std::fs::write(path, format!("{line}\n")).expect("the machine's disk takes files");
+    machine.systemctl(&["restart", "fleetd.service"]).expect("fleetd starts with it");
 }
 
 fn starts_units_and_has_them_back(release: Release) {
     let cluster = Cluster::up(alone("alone").release(release));
     let m1 = cluster.machine("m1");
     cluster.start_all([("a.service", SLEEPS), ("b.service", SLEEPS)]);
-    assert_eq!(cluster.status().unwrap().store.kind, "embedded");
+    assert_eq!(cluster.status().expect("fleetd answers").store.kind, "embedded");
     let before = runs_of(&m1, &["a.service", "b.service"]);
     // Nothing of it depends on fleetd's life, and a killed one leaves a store that opens.
-    m1.systemctl(&["kill", "--signal=SIGKILL", "fleetd.service"]).unwrap();
+    m1.systemctl(&["kill", "--signal=SIGKILL", "fleetd.service"]).expect("fleetd can be killed");
     cluster.await_present(1);
     cluster.start("c.service", SLEEPS);
     assert_eq!(runs_of(&m1, &["a.service", "b.service"]), before);
-    m1.reboot().unwrap();
+    m1.reboot().expect("the machine boots again");
     wait_until(SOON, "the units to be back after the reboot", || {
         ["a.service", "b.service", "c.service"].iter().all(|unit| m1.is_unit_populated(unit))
     });
