@@ -37,7 +37,7 @@ fuzz() {
 if [ "${1:-}" = minimise ]; then
     build
     # shellcheck disable=SC2086 # one word each
-    FLEET_FUZZ_TARGET=$2 exec "$binary" $limits -merge=1 "fuzz/corpus/$2" "$work/$2"
+    FLEET_FUZZ_TARGET=$2 exec "$binary" $limits -merge=1 -use_counters=0 "fuzz/corpus/$2" "$work/$2"
 fi
 
 seconds=${1:-30}
