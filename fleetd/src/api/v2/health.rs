@@ -387,8 +387,16 @@ mod tests {
         let view = judge("etcd".to_owned(), &health, LocalView::default());
         assert!(!view.healthy && view.problems.iter().all(|problem| !problem.remedy.is_empty()));
         let codes: BTreeSet<&str> = view.problems.iter().map(|problem| problem.code.as_str()).collect();
-        let expected =
-            ["history", "machine", "no-leader", "no-space", "other-cluster", "unreachable", "versions"];
+        let expected = [
+            "history",
+            "machine",
+            "no-leader",
+            "no-space",
+            "other-cluster",
+            "unconfigured",
+            "unreachable",
+            "versions",
+        ];
         assert_eq!(codes.into_iter().collect::<Vec<_>>(), expected);
         let space = view.problems.iter().find(|problem| problem.code == "no-space").unwrap();
         assert!(
