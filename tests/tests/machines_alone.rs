@@ -25,7 +25,12 @@ fn starts_units_and_has_them_back(release: Release) {
     assert_eq!(cluster.status().expect("fleetd answers").store.kind, "embedded");
     let before = runs_of(&m1, &["a.service", "b.service"]);
     // Nothing of it depends on fleetd's life, and a killed one leaves a store that opens.
+    let killed = m1.main_pid("fleetd.service").expect("systemd answers");
     m1.systemctl(&["kill", "--signal=SIGKILL", "fleetd.service"]).expect("fleetd can be killed");
+    wait_until(SOON, "another fleetd to run", || {
+        let now = m1.main_pid("fleetd.service").ok().flatten();
+        now.is_some() && now != killed && m1.is_fleetd_running()
+    });
     cluster.await_present(1);
     cluster.start("c.service", SLEEPS);
     assert_eq!(runs_of(&m1, &["a.service", "b.service"]), before);
