@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use fleet_registry::etcd::{EtcdOptions, EtcdStore, EtcdTls};
@@ -239,17 +239,23 @@ impl Etcd {
 
     /// etcd takes changes of its members only while all is quiet.
     async fn retried(&self, words: &[&str]) {
-        until(&words.join(" "), async || self.try_etcdctl(words).status.success().then_some(())).await;
+        // Not on the runtime's thread, on which the fleetds run: a refusal takes etcdctl five seconds.
+        until(&words.join(" "), async || {
+            let mut command = self.command(words);
+            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+            output.status.success().then_some(())
+        })
+        .await;
     }
 
-    pub fn try_etcdctl(&self, words: &[&str]) -> Output {
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("/usr/bin/etcdctl");
         command.envs(self.environment("root")).args(words);
-        command.output().expect("etcdctl is installed (Debian: etcd-client)")
+        command
     }
 
     pub fn etcdctl(&self, words: &[&str]) -> String {
-        let output = self.try_etcdctl(words);
+        let output = self.command(words).output().expect("etcdctl is installed (Debian: etcd-client)");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "etcdctl {}: {error}", words.join(" "));
         String::from_utf8(output.stdout).unwrap()
