@@ -42,6 +42,17 @@ fn every_record_keeps_the_fields_it_does_not_know() {
 }
 
 #[test]
+fn numbers_of_fields_that_are_not_known_stay_what_they_were_written_as() {
+    let cluster = |number: &str| format!(r#"{{"v":1,"id":"ours","new":{number}}}"#);
+    for number in ["2.222222222222222e+44", "31.245270191439438", "-3", "18446744073709551615"] {
+        let read: ClusterRecord = decode(&Key::Cluster, cluster(number).as_bytes()).unwrap();
+        let written = encode(&read);
+        assert!(String::from_utf8_lossy(&written).contains(&format!(r#""new":{number}"#)), "{number}");
+        assert_eq!(decode::<ClusterRecord>(&Key::Cluster, &written), Ok(read), "{number}");
+    }
+}
+
+#[test]
 fn a_record_from_the_future_names_the_key_and_the_remedy() {
     let key = Key::Order(machine("m1"), unit("a.service"));
     let mut record = order(1, "text", "launched");
