@@ -166,7 +166,7 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
-    let Opened { store, lease } = store::open(&config)?;
+    let Opened { store, lease } = store::open(&config).await?;
     let systemd = DbusSystemd::connect(fleet_systemd::Options {
         units_directory: config.units_directory.clone(),
         ..fleet_systemd::Options::default()

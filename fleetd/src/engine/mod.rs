@@ -16,7 +16,6 @@ use std::time::Duration;
 use fleet_core::records::{EngineRole, LeaderRecord};
 use fleet_core::{MachineId, Term, Timestamp};
 use fleet_registry::Registry;
-use fleet_registry::lease::{LeaseKeeper, StartLeaseError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
@@ -24,14 +23,12 @@ use unit_files::UnitName;
 use crate::clock::Clock;
 use crate::member::MemberFile;
 use crate::session::SessionState;
+use crate::store::LeaseMaker;
 
 /// How long a dead leader is waited for.
 pub const LEADER_TTL: Duration = Duration::from_secs(5);
 /// A full pass that must find nothing, jittered by a quarter.
 pub const AUDIT_EVERY: Duration = Duration::from_secs(15 * 60);
-
-/// Makes the lease that leadership hangs on.
-pub type LeaseMaker = Arc<dyn Fn(&str, Duration) -> Result<LeaseKeeper, StartLeaseError> + Send + Sync>;
 
 pub struct EngineOptions {
     pub registry: Registry,
@@ -48,6 +45,7 @@ pub struct EngineOptions {
     pub member: MemberFile,
     /// Told when the store does not fit it.
     pub doubt: Arc<Notify>,
+    /// Makes the lease that leadership hangs on.
     pub lease: LeaseMaker,
     pub seed: u64,
     pub shutdown: CancellationToken,

@@ -27,12 +27,13 @@ use crate::api::tools::LocalTools;
 use crate::api::{self, Limits, ListenError};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::engine::{self, EngineHandle, EngineOptions, LeaseMaker};
+use crate::engine::{self, EngineHandle, EngineOptions};
 use crate::identity::{Identity, default_address};
 use crate::join::Join;
 use crate::member::{MemberError, MemberFile};
 use crate::peer::{self, KeysError, PeerClient, PeerKeys};
 use crate::session::{self, SessionHandle, SessionOptions, SessionState};
+use crate::store::LeaseMaker;
 use agent_registry::WiredRegistry;
 
 /// Release, as lists and headers show it.

@@ -17,7 +17,7 @@ use fleet_systemd::Systemd as _;
 use fleet_systemd::fake::FakeSystemd;
 use fleetd::clock::Clock;
 use fleetd::config::{Config, Listen};
-use fleetd::engine::LeaseMaker;
+use fleetd::store::LeaseMaker;
 use fleetd::identity::Identity;
 use fleetd::wire::{Daemon, DaemonOptions};
 use nix::fcntl::{Flock, FlockArg};
