@@ -61,10 +61,14 @@ async fn lease_has_its_full_time_again_after_a_start() {
     let (kept, dead) = (store.lease_grant(ttl).await.unwrap(), store.lease_grant(ttl).await.unwrap());
     store.txn(Txn::of(vec![Op::put_leased("/p", "x", kept.id)])).await.unwrap();
     store.lease_revoke(dead.id).await.unwrap();
-    sleep(Duration::from_millis(1_500)).await;
+    // Some of its time has to be gone, so that a full time differs from what was left.
+    let spent = timeout(Duration::from_secs(10), async {
+        while store.lease_ttl(kept.id).await.unwrap().unwrap().remaining > Duration::from_millis(1_200) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    spent.await.expect("the time of a lease goes by");
     drop(store);
-    // Off for longer than there was time left.
-    sleep(Duration::from_millis(1_000)).await;
     let store = open(directory.path());
     let left = store.lease_ttl(kept.id).await.unwrap();
     assert!(
