@@ -12,9 +12,15 @@ DENY_VERSION := 0.20.2
 FILTER ?=
 # For each fuzz target.
 FUZZ_SECONDS ?= 30
+# Of make install: DESTDIR stages it elsewhere, as a package does.
+DESTDIR ?=
+PREFIX ?= /usr
+# Of make deb: what follows Cargo's version, and how the packages are packed.
+REVISION ?= 1
+COMPRESS ?= xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test fuzz bench lint audit fmt clean-labs
+.PHONY: help setup build install deb lint-deb demo test fuzz bench lint audit fmt clean-labs
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +30,16 @@ setup: ## Install the packages that building and labs need (root, Debian; nothin
 
 build: setup ## Release binaries fleetd, fleetctl and fleet-lab in target/release
 	$(CARGO) build --release --locked --bins -p fleetd -p fleetctl -p fleet-tests
+
+# Builds nothing, so that it can be run as root after a build by somebody else.
+install: ## What make build has built, with the files of a service, below DESTDIR and PREFIX (/usr)
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" scripts/install.sh
+
+deb: build ## Debian packages fleetd and fleetctl in target/debian
+	@REVISION="$(REVISION)" COMPRESS="$(COMPRESS)" scripts/deb.sh
+
+lint-deb: deb ## lintian on the packages; errors fail
+	lintian --fail-on error target/debian/fleet*.deb
 
 demo: build ## Three machines, a real etcd, and the whole story with measured times (root)
 	target/release/fleet-demo
