@@ -39,6 +39,7 @@ deb: build ## Debian packages fleetd and fleetctl in target/debian
 	@REVISION="$(REVISION)" COMPRESS="$(COMPRESS)" scripts/deb.sh
 
 lint-deb: deb ## lintian on the packages; errors fail
+	@command -v lintian >/dev/null || { echo "make lint-deb: install Debian's package lintian" >&2; exit 1; }
 	lintian --fail-on error target/debian/fleet*.deb
 
 demo: build ## Three machines, a real etcd, and the whole story with measured times (root)
@@ -67,7 +68,7 @@ bench: build ## The figures of docs/development/benchmarks.md, each also as targ
 lint: setup ## Formatting, clippy with warnings as errors, syntax of the scripts
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	for script in scripts/*.sh .ci/run; do sh -n "$$script" || exit 1; done
+	for script in scripts/*.sh .ci/run packaging/debian/*.p*; do sh -n "$$script" || exit 1; done
 
 audit: ## Licences, bans and sources of all dependencies (installs cargo-deny into target/tools when missing)
 	@PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH"; \
