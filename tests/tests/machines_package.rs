@@ -44,8 +44,8 @@ fn make_packages(directory: &Path, revision: &str) -> Vec<PathBuf> {
     String::from_utf8_lossy(&made.stdout).lines().map(PathBuf::from).collect()
 }
 
-/// A machine with systemd only, and the paths of the packages on it.
-fn machine_with_packages(lab: &Lab, revisions: [&str; 2]) -> [[String; 2]; 2] {
+/// Puts the packages of two revisions on m1, and gives their paths there: fleetd, fleetctl.
+fn put_packages(lab: &Lab, revisions: [&str; 2]) -> [[String; 2]; 2] {
     let m1 = lab.machine("m1");
     let directory = tempfile::tempdir().expect("a temporary directory");
     revisions.map(|revision| {
@@ -82,7 +82,7 @@ fn installs_upgrades_and_goes(release: Release) {
     let lab = Lab::up(LabOptions::for_test("package").machines(1).etcd(0).systemd_only().release(release))
         .expect("the lab boots");
     let m1 = lab.machine("m1");
-    let [[fleetd, fleetctl], [next, _]] = machine_with_packages(&lab, ["1", "2"]);
+    let [[fleetd, fleetctl], [next, _]] = put_packages(&lab, ["1", "2"]);
     std::fs::write(m1.live_path("/root/hello.service").expect("m1 runs"), SLEEPS)
         .expect("the disk takes files");
 
