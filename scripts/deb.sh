@@ -7,6 +7,7 @@
 # OUT_DIR   where the packages go (target/debian)
 # REVISION  what follows Cargo's version (1)
 # COMPRESS  xz, zstd or none (xz)
+# DEBFULLNAME, DEBEMAIL   who stands behind the packages, as for Debian's own tools
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -16,7 +17,7 @@ out=${OUT_DIR:-target/debian}
 revision=${REVISION:-1}
 compress=${COMPRESS:-xz}
 packaging=packaging/debian
-maintainer='The fleet authors <fleet@localhost.localdomain>'
+maintainer="${DEBFULLNAME:-The fleet authors} <${DEBEMAIL:-fleet@example.org}>"
 
 for tool in dpkg-deb dpkg-shlibdeps strip; do
     if ! command -v "$tool" >/dev/null; then
