@@ -113,7 +113,8 @@ fn record<R: Record + PartialEq + Debug>(bytes: &[u8]) {
 fn keeps_unknown_fields<R: Record + PartialEq + Debug>(bytes: &[u8], read: &R) {
     const NEW: &str = "from_the_future";
     let known: Value = serde_json::from_slice(&encode(read)).expect("a record is JSON");
-    let mut newer: Value = serde_json::from_slice(bytes).expect("it was read as JSON");
+    // What a record skips is not looked at closely: bytes that are no text may stand in a field of a field.
+    let Ok(mut newer) = serde_json::from_slice::<Value>(bytes) else { return };
     let inner = newer.clone();
     newer[NEW] = inner.clone();
     let newer = serde_json::to_vec(&newer).expect("a value is JSON");
