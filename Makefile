@@ -12,9 +12,15 @@ DENY_VERSION := 0.20.2
 FILTER ?=
 # For each fuzz target.
 FUZZ_SECONDS ?= 30
+# Of make install: DESTDIR stages it elsewhere, as a package does.
+DESTDIR ?=
+PREFIX ?= /usr
+# Of make deb: what follows Cargo's version, and how the packages are packed.
+REVISION ?= 1
+COMPRESS ?= xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test fuzz bench lint audit fmt clean-labs
+.PHONY: help setup build install deb lint-deb demo test fuzz bench lint audit fmt clean-labs
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +30,17 @@ setup: ## Install the packages that building and labs need (root, Debian; nothin
 
 build: setup ## Release binaries fleetd, fleetctl and fleet-lab in target/release
 	$(CARGO) build --release --locked --bins -p fleetd -p fleetctl -p fleet-tests
+
+# Builds nothing, so that it can be run as root after a build by somebody else.
+install: ## What make build has built, with the files of a service, below DESTDIR and PREFIX (/usr)
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" scripts/install.sh
+
+deb: build ## Debian packages fleetd and fleetctl in target/debian
+	@REVISION="$(REVISION)" COMPRESS="$(COMPRESS)" scripts/deb.sh
+
+lint-deb: deb ## lintian on the packages; errors fail
+	@command -v lintian >/dev/null || { echo "make lint-deb: install Debian's package lintian" >&2; exit 1; }
+	lintian --fail-on error target/debian/fleet*.deb
 
 demo: build ## Three machines, a real etcd, and the whole story with measured times (root)
 	target/release/fleet-demo
@@ -51,7 +68,7 @@ bench: build ## The figures of docs/development/benchmarks.md, each also as targ
 lint: setup ## Formatting, clippy with warnings as errors, syntax of the scripts
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	for script in scripts/*.sh .ci/run; do sh -n "$$script" || exit 1; done
+	for script in scripts/*.sh .ci/run packaging/debian/*.p*; do sh -n "$$script" || exit 1; done
 
 audit: ## Licences, bans and sources of all dependencies (installs cargo-deny into target/tools when missing)
 	@PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH"; \

@@ -21,6 +21,8 @@ needed='
 /bin/kill                            procps
 /usr/bin/dbus-daemon                 dbus
 /usr/bin/openssl                     openssl
+/usr/bin/dpkg-shlibdeps              dpkg-dev
+/usr/bin/strip                       binutils
 '
 
 missing() {
