@@ -19,6 +19,7 @@
 mod caller;
 mod failure;
 mod health;
+mod in_path;
 pub mod listen;
 mod metrics;
 mod origin;

@@ -12,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use fleet_api::paths;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::state::{Api, read_body};
 use super::{Failure, health, metrics, origin, v1, v2};
@@ -141,13 +142,28 @@ fn cleaned(path: &str) -> Option<String> {
     Some(format!("/{}", kept.join("/")))
 }
 
+/// What may not stand in the path of a URI as it is (RFC 3986, 3.3), besides all that is not ASCII. `%` may: what is
+/// escaped stays so.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
 fn moved(to: &str) -> axum::response::Response {
+    let to = utf8_percent_encode(to, ESCAPED).to_string();
     let mut response =
-        Response::new(Body::from(format!("<a href=\"{}\">Moved Permanently</a>.\n\n", escape(to))));
+        Response::new(Body::from(format!("<a href=\"{}\">Moved Permanently</a>.\n\n", escape(&to))));
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    if let Ok(to) = HeaderValue::from_str(to) {
+    if let Ok(to) = HeaderValue::from_str(&to) {
         headers.insert(header::LOCATION, to);
     }
     response

@@ -42,6 +42,10 @@ async fn unknown_paths_and_wrong_methods_have_their_answers() {
         (Method::GET, "/fleet/v1/units/x", 404, "unit does not exist"),
         (Method::DELETE, "/fleet/v1/units/x.service", 404, "unit does not exist"),
         (Method::GET, "/fleet/v1/state/x.service", 404, "unit state does not exist"),
+        (Method::GET, "/fleet/v1/units/%ff", 404, "unit does not exist"),
+        (Method::DELETE, "/v1-alpha/units/%ff.service", 404, "unit does not exist"),
+        (Method::GET, "/fleet/v1/state/%ff.service", 404, "unit state does not exist"),
+        (Method::PUT, "/fleet/v1/units/%ff.service", 415, "expected 1 Content-Type, got 0"),
     ] {
         let reply = lab.send(method.clone(), path, &[], "").await;
         assert_eq!(
@@ -54,6 +58,8 @@ async fn unknown_paths_and_wrong_methods_have_their_answers() {
     }
     let moved = lab.get("/fleet/v1/units/../machines").await;
     assert_eq!((moved.code(), moved.header("location")), (301, "/fleet/v1/machines"));
+    let moved = lab.get("/fleet/v1//units/grün{%41}").await;
+    assert_eq!((moved.code(), moved.header("location")), (301, "/fleet/v1/units/gr%C3%BCn%7B%41%7D"));
     let head = lab.send(Method::HEAD, "/fleet/v1/units?alt=json", &[], "").await;
     assert_eq!((head.code(), head.body.as_str()), (200, ""));
     assert_eq!(lab.get("/fleet/v1/discovery").await.json()["servicePath"], "fleet/v1/");

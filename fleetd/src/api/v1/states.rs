@@ -1,6 +1,6 @@
 //! `/state`: what machines say of units. `unknown` stands for what cannot be known of a machine that is away.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::Uri;
 use fleet_api::v1::{UnitState, UnitStatePage};
 use fleet_core::MachineId;
@@ -10,6 +10,7 @@ use fleet_registry::registry::snapshot::Snapshot;
 use unit_files::UnitName;
 
 use super::super::Failure;
+use super::super::in_path::InPath;
 use super::super::query::Query;
 use super::super::state::Api;
 use super::super::units::KEYS_AT_ONCE;
@@ -35,7 +36,7 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     json(&UnitStatePage { next_page_token, states })
 }
 
-pub(super) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+pub(super) async fn get(State(api): State<Api>, InPath(name): InPath) -> Answer {
     let missing = || Failure::not_found("unit state does not exist");
     let unit = UnitName::parse(&name).map_err(|_| missing())?;
     let rows = rows(&api, None, Some(unit)).await?;

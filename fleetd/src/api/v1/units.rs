@@ -1,7 +1,7 @@
 //! `/units`: what is wanted.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use fleet_api::v1::{Unit, UnitOption, UnitPage, decode_request};
 use fleet_core::RequestId;
@@ -17,6 +17,7 @@ use fleet_registry::registry::snapshot::Snapshot;
 use unit_files::{ContentHash, UnitFile, UnitName, go_quote};
 
 use super::super::Failure;
+use super::super::in_path::InPath;
 use super::super::query::Query;
 use super::super::state::{Api, new_id, read_body};
 use super::super::units;
@@ -56,7 +57,7 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Answer {
     json(&UnitPage { next_page_token, units })
 }
 
-pub(super) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+pub(super) async fn get(State(api): State<Api>, InPath(name): InPath) -> Answer {
     let name = UnitName::parse(&name).map_err(|_| Refusal::Unknown)?;
     let keys = [Area::One(Key::Unit(name.clone())), Area::One(Key::Placement(name.clone()))];
     let mut snapshot = api.registry.read(&keys).await?;
@@ -112,7 +113,7 @@ fn entity(snapshot: &Snapshot, name: &UnitName, unit: &UnitRecord, options: Vec<
 
 pub(super) async fn put(
     State(api): State<Api>,
-    Path(in_url): Path<String>,
+    InPath(in_url): InPath,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
@@ -156,7 +157,7 @@ pub(super) async fn put(
     empty(if done.has_new_text { StatusCode::CREATED } else { StatusCode::NO_CONTENT })
 }
 
-pub(super) async fn delete(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+pub(super) async fn delete(State(api): State<Api>, InPath(name): InPath) -> Answer {
     let name = UnitName::parse(&name).map_err(|_| Refusal::Unknown)?;
     let change = Change::new(Verb::Destroy);
     let judge = |record: Option<&UnitRecord>, request: &Request| change.decide(&name, record, request);

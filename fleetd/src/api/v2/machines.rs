@@ -1,7 +1,7 @@
 //! Machines, present or not, and the operator's words about those that are not.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use fleet_api::v2::{Done, MachineList, MachineState, MachineView, Requester};
 use fleet_core::MachineId;
@@ -11,6 +11,7 @@ use fleet_registry::registry::machines::Said;
 use fleet_registry::registry::snapshot::Snapshot;
 
 use super::super::Failure;
+use super::super::in_path::InPath;
 use super::super::state::Api;
 use super::{Answer, document, json};
 
@@ -59,14 +60,14 @@ fn view(snapshot: &Snapshot, id: &MachineId) -> MachineView {
     }
 }
 
-pub(super) async fn forget(State(api): State<Api>, Path(id): Path<String>, body: Body) -> Answer {
+pub(super) async fn forget(State(api): State<Api>, InPath(id): InPath, body: Body) -> Answer {
     let (machine, stamp) = said(&api, &id, body).await?;
     let asked = api.asked(Some(&stamp.by), None);
     let said = api.registry.forget_machine(api.fence().await?, &machine, &stamp, &asked).await?;
     answer(&said, &machine, "is forgotten", "had been forgotten before")
 }
 
-pub(super) async fn confirm_dead(State(api): State<Api>, Path(id): Path<String>, body: Body) -> Answer {
+pub(super) async fn confirm_dead(State(api): State<Api>, InPath(id): InPath, body: Body) -> Answer {
     let (machine, stamp) = said(&api, &id, body).await?;
     let asked = api.asked(Some(&stamp.by), None);
     let said = api.registry.confirm_dead(api.fence().await?, &machine, &stamp, &asked).await?;

@@ -1,7 +1,7 @@
 //! Status and journal of a unit, from the machine that runs it. On this machine it works without the registry.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use bytes::Bytes;
 use fleet_api::client::NdjsonStream;
@@ -14,6 +14,7 @@ use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
+use super::super::in_path::InPath;
 use super::super::query::Query;
 use super::super::state::Api;
 use super::super::tools::JournalOptions;
@@ -21,7 +22,7 @@ use super::super::units::{read_keys, refuse_unreadable};
 use super::super::{Failure, views};
 use super::{Answer, NDJSON, json, typed, unit_name};
 
-pub(super) async fn status(State(api): State<Api>, Path(name): Path<String>, uri: Uri) -> Answer {
+pub(super) async fn status(State(api): State<Api>, InPath(name): InPath, uri: Uri) -> Answer {
     let name = unit_name(&name)?;
     let machine = find(&api, &name, Query::of(&uri).first("machine"), "loaded").await?;
     if machine.id == api.machine.as_str() {
@@ -33,7 +34,7 @@ pub(super) async fn status(State(api): State<Api>, Path(name): Path<String>, uri
     json(&report)
 }
 
-pub(super) async fn journal(State(api): State<Api>, Path(name): Path<String>, uri: Uri) -> Answer {
+pub(super) async fn journal(State(api): State<Api>, InPath(name): InPath, uri: Uri) -> Answer {
     let name = unit_name(&name)?;
     let query = Query::of(&uri);
     let options = JournalOptions::of_query(&query)?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::Uri;
 use fleet_api::v2::{UnitList, UnreadableUnit};
 use fleet_core::requests::Refusal;
@@ -13,6 +13,7 @@ use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::snapshot::Snapshot;
 use unit_files::UnitName;
 
+use super::super::in_path::InPath;
 use super::super::query::Query;
 use super::super::state::Api;
 use super::super::units::{read_keys, refuse_unreadable, texts, unreadable_record};
@@ -97,7 +98,7 @@ async fn some(api: &Api, names: &BTreeSet<UnitName>) -> Result<Snapshot, Failure
 }
 
 /// One unit with everything that is known of it on all machines.
-pub(super) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+pub(super) async fn get(State(api): State<Api>, InPath(name): InPath) -> Answer {
     let name = unit_name(&name)?;
     let found = api.registry.read_unit_whole(&name).await?;
     let mut snapshot =
@@ -122,7 +123,7 @@ pub(super) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Ans
 }
 
 /// The stored bytes.
-pub(super) async fn text(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+pub(super) async fn text(State(api): State<Api>, InPath(name): InPath) -> Answer {
     let name = unit_name(&name)?;
     let record = api.registry.read_unit(&name).await?;
     let record = live(record.as_ref().map(|record| &record.value)).ok_or(Refusal::Unknown)?;

@@ -1,6 +1,6 @@
 //! Why a unit is where it is: the engine's own function, for every machine.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use fleet_api::v2::{Explanation, MachineVerdict};
 use fleet_core::plan;
@@ -8,12 +8,13 @@ use fleet_core::requests::Refusal;
 use fleet_core::requests::change::live;
 use fleet_core::world::World;
 
+use super::super::in_path::InPath;
 use super::super::query::Query;
 use super::super::state::Api;
 use super::super::{Failure, views};
 use super::{Answer, json, unit_name};
 
-pub(super) async fn get(State(api): State<Api>, Path(name): Path<String>, uri: Uri) -> Answer {
+pub(super) async fn get(State(api): State<Api>, InPath(name): InPath, uri: Uri) -> Answer {
     let name = unit_name(&name)?;
     let snapshot = api.registry.read_all().await?;
     let record = live(snapshot.units.get(&name).map(|unit| &unit.value)).ok_or(Refusal::Unknown)?;
