@@ -76,8 +76,17 @@ impl ConfigError {
             text.push_str(&cause.to_string());
             source = cause.source();
         }
-        text
+        one_line(&text)
     }
+}
+
+/// The text with its control characters escaped: a line each is what people and log readers count on.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// Everything that keeps fleetd from using a configuration; at least one.
@@ -105,6 +114,6 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.origin, self.text)
+        f.write_str(&one_line(&format!("{}: {}", self.origin, self.text)))
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::fleet_conf;
 use super::keys::{KEYS, Key};
 use super::layers::{Grammar, Layer, layers};
-use super::problem::{ConfigError, Origin, Problems, Warning};
+use super::problem::{ConfigError, Origin, Problems, Warning, one_line};
 use super::{Config, credentials, rules, toml_file};
 
 /// What to read. The environment is an argument, so that tests need not change their own.
@@ -213,13 +213,26 @@ fn merge(assignments: Vec<Assignment>, problems: &mut Vec<ConfigError>) -> Loade
     Loaded { config, origins, idle, files: Vec::new(), warnings: Vec::new(), problems: Vec::new() }
 }
 
-/// The value, unless it is a secret or an address with one inside.
+/// The value on one line, unless it is a secret or an address with one inside.
 pub(super) fn shown(key: &Key, value: &toml::Value) -> String {
-    let text = value.to_string();
+    let text = inline(value);
     if key.is_secret || (key.name == "etcd_servers" && text.contains('@')) {
         return "(hidden)".to_owned();
     }
     text
+}
+
+/// As it may stand behind a `=`; text of several lines too is written as one, which TOML's own printer spreads out.
+fn inline(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) if text.contains(char::is_control) => {
+            format!("\"{}\"", one_line(&text.replace('\\', "\\\\").replace('"', "\\\"")))
+        }
+        toml::Value::Array(items) => {
+            format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", "))
+        }
+        value => one_line(&value.to_string()),
+    }
 }
 
 /// The key of this name, or what to say of a name that is none.

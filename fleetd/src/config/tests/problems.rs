@@ -72,6 +72,22 @@ fn every_problem_is_reported_not_only_the_first() {
 }
 
 #[test]
+fn a_fault_is_one_line_whatever_its_text_holds() {
+    let line = "engine = \"never\\n\\\"or\\\"\\u001b[31m\"";
+    let told = "FILE:2: engine = \"never\\n\\\"or\\\"\\u{1b}[31m\": expected auto or never";
+    assert_eq!(refused(line), told);
+    assert!(
+        refused("listen = [\"\"\"\nhttp:\n\"\"\", \"b\"]")
+            .starts_with("FILE:2: listen = [\"http:\\n\", \"b\"]: expected ")
+    );
+    let machine = Machine::with("\"to\\nken\" = 1\nlisten_certfile = \"/a\\nb\"\ntoken_limit = \"a\\nb\"");
+    let problems = machine.problems();
+    assert_eq!(problems.len(), 4, "{problems:?}");
+    let told = load(&machine.sources()).unwrap_err().to_string();
+    assert_eq!(told.lines().count(), 5, "{told}");
+}
+
+#[test]
 fn a_value_that_another_hides_has_to_be_usable_too() {
     let mut machine = Machine::with("agent_ttl = \"soon\"");
     machine.set("FLEET_AGENT_TTL", "20s");
