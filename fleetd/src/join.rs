@@ -17,7 +17,8 @@ use fleet_registry::embedded::{EmbeddedStore, OpenError};
 use fleet_registry::keys::{Area, DEFAULT_PREFIX, Key, Keys};
 use fleet_registry::registry::cluster::Created;
 use fleet_registry::registry::document::Export;
-use fleet_registry::registry::export::{Imported, Merged};
+use fleet_registry::registry::export::Merged;
+use fleet_registry::registry::import::Imported;
 use fleet_registry::registry::{Asked, RegistryError};
 use fleet_registry::store::StoreKind;
 use tokio::sync::{Notify, watch};
@@ -47,6 +48,11 @@ pub enum JoinError {
         "{path} holds something else already ({sample}); choose another etcd_key_prefix, or remove what is there"
     )]
     NotEmpty { path: String, sample: String },
+    #[error(
+        "cluster {cluster} is being imported into the store, begun by {by}; send the same request again when that is \
+         done. If it broke off, repeat it; if it is not wanted any more, remove everything below {path}"
+    )]
+    Underway { cluster: ClusterId, by: String, path: String },
     #[error(
         "the session did not join cluster {cluster} within {JOINS_WITHIN:?}; send the same request again"
     )]
@@ -154,6 +160,11 @@ impl Join {
             Imported::NotEmpty { sample } => {
                 Err(JoinError::NotEmpty { path: self.registry.keys().prefix().to_owned(), sample })
             }
+            Imported::Underway { by } => Err(JoinError::Underway {
+                cluster: by.cluster,
+                by: by.begun.by,
+                path: self.registry.keys().prefix().to_owned(),
+            }),
         }
     }
 

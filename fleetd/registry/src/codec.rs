@@ -6,8 +6,8 @@
 
 use fleet_core::Revision;
 use fleet_core::records::{
-    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, LeaderRecord, LostRecord, MachineRecord, Order,
-    Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord, WitnessRecord,
+    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, ImportRecord, LeaderRecord, LostRecord,
+    MachineRecord, Order, Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord, WitnessRecord,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,7 @@ macro_rules! records {
 records! {
     ClusterRecord => "a cluster record",
     HoldRecord => "a hold",
+    ImportRecord => "the record of an import",
     BrakeRecord => "a brake record",
     LeaderRecord => "a leader record",
     UnitRecord => "a unit record",

@@ -142,7 +142,13 @@ pub(super) fn is_exported(key: &Key) -> bool {
         | Key::Order(..)
         | Key::State(..)
         | Key::Event(_) => true,
-        Key::Hold | Key::Brake | Key::Leader | Key::Presence(_) | Key::Lost(_) | Key::Witness(_) => false,
+        Key::Hold
+        | Key::Import
+        | Key::Brake
+        | Key::Leader
+        | Key::Presence(_)
+        | Key::Lost(_)
+        | Key::Witness(_) => false,
     }
 }
 

@@ -1,42 +1,24 @@
-//! The registry as one document, and a registry made from it: how a cluster moves from one store to another, and how a
-//! machine takes its units into another cluster. Machines go on without a restart of any unit, because records and
-//! orders arrive as they were, uids and order numbers included; the higher epoch makes each of them anchor anew.
+//! The registry as one document, and how a machine takes its units into another cluster. Units go on without a restart,
+//! because records and orders arrive as they were, uids and order numbers included.
 //!
-//! Called by the API and by the shell's `join`.
+//! Called by the API and by the shell's `join`. A registry is made from a document in [`import`](super::import).
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fleet_core::records::{ClusterRecord, EventNote, Placement, Versioned};
-use fleet_core::{ClusterId, Epoch, MachineId, Revision};
+use fleet_core::{Epoch, MachineId, Revision};
 use unit_files::UnitName;
 
 use super::batch::Asked;
 use super::document::{Export, is_exported};
-use super::{Registry, RegistryError, entry, typed};
+use super::{Registry, RegistryError, entry};
 use crate::codec::{decode, encode};
 use crate::keys::{Area, Key};
 use crate::store::{Compare, MAX_TXN_OPS, Op, Select, Txn};
 
 /// Of one transaction, well below the 1.5 MiB that etcd accepts.
 const MAX_BYTES: usize = 1 << 20;
-
-/// How an import ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Imported {
-    Done {
-        epoch: Epoch,
-        revision: Revision,
-    },
-    /// The registry has a cluster already.
-    Exists {
-        found: ClusterId,
-    },
-    /// The registry holds something that is not of this document. Names one of the keys.
-    NotEmpty {
-        sample: String,
-    },
-}
 
 /// How taking units in ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,41 +57,6 @@ impl Registry {
             }
         }
         Ok(cluster.map(|cluster| Export { cluster, entries }))
-    }
-
-    /// Makes the cluster of a document in a registry that has none, under the next epoch. Nobody acts on any of it
-    /// before the last transaction, which writes the cluster record. What an earlier attempt left is written over.
-    ///
-    /// # Errors
-    /// `Store`. Repeat the call; nothing that it wrote is in the way.
-    pub async fn import(&self, export: &Export, asked: &Asked) -> Result<Imported, RegistryError> {
-        const DOING: &str = "importing the cluster";
-        if let Some(found) = self.read_record::<ClusterRecord>(DOING, &Key::Cluster).await? {
-            return Ok(Imported::Exists { found: found.value.id });
-        }
-        let (_, there) = self.list(DOING, &[self.keys.whole()], Select::KeysOnly).await?;
-        let ours: std::collections::BTreeSet<Bytes> =
-            export.entries.keys().map(|key| self.key(key)).collect();
-        if let Some(other) = there.iter().find(|kv| !ours.contains(&kv.key)) {
-            return Ok(Imported::NotEmpty { sample: String::from_utf8_lossy(&other.key).into_owned() });
-        }
-        let absent = vec![Compare::absent(self.key(&Key::Cluster))];
-        let puts = export.entries.iter().map(|(key, value)| Op::put(self.key(key), portable(key, value)));
-        for batch in batches(puts.map(|op| vec![op]).collect()) {
-            let reply = self.txn(DOING, Txn::of(batch).when(absent.clone())).await?;
-            if !reply.succeeded {
-                return Err(contended(DOING));
-            }
-        }
-        let record = ClusterRecord { epoch: next(export.cluster.epoch), ..export.cluster.clone() };
-        let mut ops = vec![Op::put(self.key(&Key::Cluster), encode(&record))];
-        let why = format!("from an export of epoch {}, now epoch {}", export.cluster.epoch, record.epoch);
-        ops.extend(self.log(asked, vec![note("cluster-imported", why)]));
-        let reply = self.txn(DOING, Txn::of(ops).when(absent)).await?;
-        if !reply.succeeded {
-            return Err(contended(DOING));
-        }
-        Ok(Imported::Done { epoch: record.epoch, revision: typed(reply.header.revision) })
     }
 
     /// Raises the cluster's epoch above `seen`, if it is not: order numbers of this cluster are then greater than any
@@ -221,12 +168,12 @@ impl Registry {
     }
 }
 
-fn next(epoch: Epoch) -> Epoch {
+pub(super) fn next(epoch: Epoch) -> Epoch {
     Epoch(epoch.0 + 1)
 }
 
 /// A decision names the revision that it judged, which means nothing in another store: it is judged anew there.
-fn portable(key: &Key, value: &Bytes) -> Bytes {
+pub(super) fn portable(key: &Key, value: &Bytes) -> Bytes {
     match key {
         Key::Placement(_) => match decode::<Placement>(key, value) {
             Ok(mut placement) => {
@@ -240,7 +187,7 @@ fn portable(key: &Key, value: &Bytes) -> Bytes {
 }
 
 /// As many groups of operations as fit into a transaction, whole groups only.
-fn batches(groups: Vec<Vec<Op>>) -> Vec<Vec<Op>> {
+pub(super) fn batches(groups: Vec<Vec<Op>>) -> Vec<Vec<Op>> {
     let mut batches: Vec<Vec<Op>> = Vec::new();
     let mut bytes = 0;
     for group in groups {
@@ -266,10 +213,10 @@ fn size(op: &Op) -> usize {
     }
 }
 
-fn contended(doing: &'static str) -> RegistryError {
+pub(super) fn contended(doing: &'static str) -> RegistryError {
     RegistryError::Contended { doing, key: Key::Cluster, attempts: super::ATTEMPTS }
 }
 
-fn note(kind: &str, why: String) -> EventNote {
+pub(super) fn note(kind: &str, why: String) -> EventNote {
     EventNote { kind: kind.to_owned(), unit: None, machine: None, why }
 }

@@ -11,7 +11,7 @@
 //! | [`leader`], [`groups`] | engine: leadership, and writing a plan |
 //! | [`presence`], [`commit`] | agent: presence, acknowledgements and state rows |
 //! | [`cluster`], [`units`], [`machines`] | what operators ask for |
-//! | [`export`], [`document`] | the whole cluster as one document, and back |
+//! | [`export`], [`document`], [`import`] | the whole cluster as one document, and back |
 //! | [`events`], [`contents`], [`upkeep`] | the event log, and what the leader tidies up |
 
 use std::sync::Arc;
@@ -31,6 +31,7 @@ pub mod events;
 pub mod export;
 pub mod follow;
 pub mod groups;
+pub mod import;
 pub mod leader;
 pub mod machines;
 mod observe;

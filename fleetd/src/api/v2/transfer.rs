@@ -9,7 +9,7 @@ use fleet_api::v2::{ImportReport, ImportRequest, JoinRequest};
 use fleet_core::store_trust::Trust;
 use fleet_core::{ClusterId, Epoch};
 use fleet_registry::registry::document::Export;
-use fleet_registry::registry::export::Imported;
+use fleet_registry::registry::import::Imported;
 
 use tokio::time::Instant;
 
@@ -71,6 +71,13 @@ pub(super) async fn import(State(api): State<Api>, body: Body) -> Answer {
         Imported::NotEmpty { sample } => {
             Err(conflict(format!("the registry holds {sample}, which is not of this document"))
                 .with_remedy("choose another etcd_key_prefix, or remove what is there"))
+        }
+        Imported::Underway { by } => {
+            let message = format!("cluster {} is being imported, begun by {}", by.cluster, by.begun.by);
+            Err(conflict(message).with_remedy(format!(
+                "wait for it. If it broke off, repeat it; if it is not wanted any more, remove everything below {}",
+                api.registry.keys().prefix()
+            )))
         }
     }
 }

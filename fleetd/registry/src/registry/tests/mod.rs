@@ -27,6 +27,7 @@ mod codec;
 mod engine;
 mod etcd;
 mod export;
+mod import;
 mod operator;
 mod reads;
 mod upkeep;
