@@ -143,8 +143,12 @@ fn status_text(view: &ClusterView) -> String {
     lines.push((
         "Machines",
         known(format!(
-            "{} present, {} missing, {} lost, {} cordoned",
-            counts.present, counts.missing, counts.lost, counts.cordoned
+            "{} present, {} missing, {} lost, {}{} cordoned",
+            counts.present,
+            counts.missing,
+            counts.lost,
+            if counts.expected > 0 { format!("{} expected, ", counts.expected) } else { String::new() },
+            counts.cordoned
         )),
     ));
     lines.push(("Units", known(view.units.to_string())));

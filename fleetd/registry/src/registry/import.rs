@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use fleet_core::records::{ClusterRecord, Extra, ImportRecord, SCHEMA, Stamp, Versioned};
+use fleet_core::records::{ClusterRecord, Extra, ImportRecord, MachineRecord, SCHEMA, Stamp, Versioned};
 use fleet_core::{ClusterId, Epoch, Revision};
 
 use super::batch::Asked;
 use super::document::Export;
 use super::export::{batches, contended, next, note, portable};
 use super::{Registry, RegistryError, typed};
-use crate::codec::encode;
+use crate::codec::{decode, encode};
 use crate::keys::Key;
 use crate::store::{Compare, Op, Select, Txn};
 
@@ -65,10 +65,11 @@ impl Registry {
         // Claimed as it was found: what came up since then was written by whoever has the claim now, or is a cluster.
         let absent = Compare::absent(self.key(&Key::Cluster));
         let as_found = before.map_or(Revision(0), |before| before.modified);
+        let begun = Stamp { at: asked.at, by: asked.by.clone(), why: "imported".to_owned() };
         let record = ImportRecord {
             v: SCHEMA,
             cluster: export.cluster.id.clone(),
-            begun: Stamp { at: asked.at, by: asked.by.clone(), why: String::new() },
+            begun: begun.clone(),
             extra: Extra::new(),
         };
         let put = Op::put(self.key(&Key::Import), encode(&record));
@@ -79,7 +80,8 @@ impl Registry {
         }
         let claim = vec![absent, Compare::mod_revision(self.key(&Key::Import), claimed.header.revision)];
 
-        let puts = export.entries.iter().map(|(key, value)| Op::put(self.key(key), portable(key, value)));
+        let puts =
+            export.entries.iter().map(|(key, value)| Op::put(self.key(key), imported(key, value, &begun)));
         for batch in batches(puts.map(|op| vec![op]).collect()) {
             let reply = self.txn(DOING, Txn::of(batch).when(claim.clone())).await?;
             if !reply.succeeded {
@@ -109,5 +111,16 @@ impl Registry {
         ours.insert(self.key(&Key::Import));
         let other = there.iter().find(|kv| !ours.contains(&kv.key));
         Ok(other.map(|kv| String::from_utf8_lossy(&kv.key).into_owned()))
+    }
+}
+
+/// Machines come one after the other, each when it is told of the new store: until then they are not lost.
+fn imported(key: &Key, value: &Bytes, begun: &Stamp) -> Bytes {
+    let Key::Machine(_) = key else { return portable(key, value) };
+    match decode::<MachineRecord>(key, value) {
+        Ok(record) if record.forgotten.is_none() => {
+            Bytes::from(encode(&MachineRecord { expected: Some(begun.clone()), ..record }))
+        }
+        _ => value.clone(),
     }
 }

@@ -108,6 +108,7 @@ fn counts(snapshot: &Snapshot) -> MachineCounts {
             MachineState::Present => counts.present += 1,
             MachineState::Missing => counts.missing += 1,
             MachineState::Lost => counts.lost += 1,
+            MachineState::Expected => counts.expected += 1,
             MachineState::Forgotten | MachineState::Unknown => continue,
         }
         counts.cordoned += usize::from(snapshot.machines.get(id).is_some_and(|record| record.value.cordon));

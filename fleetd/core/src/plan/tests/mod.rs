@@ -129,6 +129,32 @@ fn a_lost_machine_keeps_its_units_for_the_grace_and_then_loses_them_in_fenced_gr
 }
 
 #[test]
+fn p1_a_machine_that_has_not_come_since_an_import_is_not_lost_and_keeps_its_units() {
+    let mut kit = Kit::new(&["m1", "m2", "m3"]);
+    kit.launch("a.service", "");
+    kit.converge();
+    let mut record = kit.machines[&machine("m1")].value.clone();
+    record.expected = Some(Stamp::default());
+    kit.set_machine(&machine("m1"), record.clone());
+    kit.vanish("m1");
+    for _ in 0..10 {
+        kit.converge();
+        kit.wait(GRACE);
+    }
+    assert!(kit.lost.is_empty());
+    assert_eq!(kit.at("a.service"), ["m1"]);
+    // Nothing new comes to it.
+    kit.launch("b.service", "");
+    kit.converge();
+    assert_ne!(kit.at("b.service"), ["m1"]);
+    // Unless somebody says that it is off, or it comes and goes.
+    record.confirmed_dead = Some(ConfirmedDead { stamp: Stamp::default() });
+    kit.set_machine(&machine("m1"), record);
+    kit.converge();
+    assert_ne!(kit.at("a.service"), ["m1"]);
+}
+
+#[test]
 fn a_machine_that_returns_within_the_grace_keeps_its_units() {
     let mut kit = Kit::new(&["m1", "m2"]);
     kit.launch("a.service", "");

@@ -3,10 +3,12 @@
 use super::super::document::Export;
 use super::super::export::portable;
 use super::super::import::Imported;
+use super::super::snapshot::Snapshot;
 use super::export::{empty, everything, one_machine};
 use super::*;
 use crate::memory::{Fault, Injection};
 use crate::store::{Operation, StoreError};
+use fleet_core::records::MachineRecord;
 
 fn refused() -> Fault {
     Fault::Fail(StoreError::Unavailable { operation: Operation::Txn, detail: "refused".into() })
@@ -60,7 +62,7 @@ async fn p1_two_imports_at_once_never_mix() {
         let winner = if done(&slow) { &first } else { &second };
         let there = new.export().await.unwrap().unwrap();
         assert_eq!(there.cluster.id, winner.cluster.id, "after {calls}");
-        for (key, value) in there.entries.iter().filter(|(key, _)| !matches!(key, Key::Event(_))) {
+        for (key, value) in there.entries.iter().filter(|(key, _)| !matches!(key, Key::Event(_) | Key::Machine(_))) {
             assert_eq!(*value, portable(key, &winner.entries[key]), "after {calls}: {key}");
         }
     }
@@ -102,6 +104,23 @@ async fn p1_no_cluster_is_created_around_half_an_import() {
     assert!(everything(&new).await.cluster.is_none());
     let again = import.import(&export, &by_me).await.unwrap();
     assert!(matches!(again, Imported::Done { .. }), "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_imported_machine_is_expected_until_it_announces_itself() {
+    let old = one_machine().await;
+    let export = old.registry.export().await.unwrap().unwrap();
+    let (store, new) = empty().await;
+    let Imported::Done { revision, .. } = new.import(&export, &asked("me")).await.unwrap() else {
+        panic!("the store was empty")
+    };
+    let record = |there: Snapshot| there.machines[&machine("m1")].value.clone();
+    let before = record(everything(&new).await);
+    assert_eq!(before.expected.as_ref().map(|begun| begun.by.as_str()), Some("me"));
+    let moved = Fixture { store, registry: new.clone(), fence: ClusterFence { cluster: revision } };
+    moved.present("m1").await;
+    let after = record(everything(&new).await);
+    assert_eq!(after, MachineRecord { expected: None, ..before });
 }
 
 #[tokio::test]
