@@ -12,8 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use fleet_core::OrderNumber;
 use fleet_core::reconcile::DiskRecord;
+use fleet_core::{Epoch, OrderNumber};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -332,6 +332,16 @@ fn read_log(path: &Path) -> io::Result<(Restored, BTreeMap<ContentHash, String>)
     Ok((restored, texts))
 }
 
+/// The highest epoch of an order that the machine has accepted, whatever cluster gave it; 0 if there is none. Reads only.
+///
+/// # Errors
+/// The log cannot be read.
+pub(super) fn accepted_epoch(directory: &Path) -> io::Result<Epoch> {
+    let (known, _) = read_log(&directory.join(LOG))?;
+    let numbers = known.records.values().map(|record| record.order.number);
+    Ok(numbers.chain([known.floor]).max().unwrap_or_default().epoch)
+}
+
 fn read_contents(directory: &Path) -> io::Result<BTreeSet<ContentHash>> {
     let mut found = BTreeSet::new();
     let entries = match fs::read_dir(directory) {
@@ -376,6 +386,8 @@ mod tests {
         let (_disk, restored) = Disk::open(directory.path()).unwrap();
         assert_eq!(numbers(&restored), [("a.service".to_owned(), 3)]);
         assert_eq!(restored.floor, floor);
+        assert_eq!(accepted_epoch(directory.path()).unwrap(), an_order(3).number.epoch);
+        assert_eq!(accepted_epoch(&directory.path().join("none")).unwrap(), Epoch(0));
     }
 
     #[test]

@@ -7,11 +7,11 @@ use fleet_core::records::{
 };
 use fleet_core::store_trust::{Member, Trust, judge};
 use fleet_core::{ClusterId, Epoch, Revision};
-use fleet_registry::RegistryError;
 use fleet_registry::lease::{End, LeaseState};
 use fleet_registry::registry::cluster::{Created, TrustView};
 use fleet_registry::registry::presence::{Announced, Announcement};
 use fleet_registry::store::LeaseId;
+use fleet_registry::{Asked, RegistryError};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
@@ -118,7 +118,7 @@ impl Task {
         let record = ClusterRecord {
             v: SCHEMA,
             id: id.clone(),
-            epoch: Epoch(1),
+            epoch: Epoch(self.options.accepted.0 + 1),
             features: std::collections::BTreeSet::new(),
             settings: Settings::default(),
             created: self.stamp("the registry was empty"),
@@ -141,10 +141,30 @@ impl Task {
 
     async fn join(&mut self, view: &TrustView) -> Result<Again, RegistryError> {
         let Some(cluster) = &view.cluster else { return Ok(Again::Soon) };
+        if cluster.value.epoch <= self.options.accepted {
+            return self.raise(view).await;
+        }
         let witness = view.witness.as_ref().map_or(0, |w| w.value.passes);
         let (id, epoch) = (cluster.value.id.clone(), cluster.value.epoch);
         info!(cluster = %id, %epoch, "joined the cluster");
         Ok(self.anchor(id, epoch, witness, view.revision))
+    }
+
+    /// Puts the cluster above every order that this machine has accepted, before it belongs to it.
+    async fn raise(&mut self, view: &TrustView) -> Result<Again, RegistryError> {
+        let accepted = self.options.accepted;
+        if view.hold.is_some() {
+            self.refuse(format!(
+                "this machine has orders of epoch {accepted}, which the cluster has to be raised above; it joins when \
+                 the hold is over: `fleetctl cluster adopt`"
+            ));
+            return Ok(Again::Later);
+        }
+        info!(%accepted, "raising the cluster's epoch above the orders of this machine");
+        let stamp = self.stamp("");
+        let asked = Asked { at: stamp.at, by: stamp.by, request: None };
+        self.options.registry.raise_epoch(accepted, &asked).await?;
+        Ok(Again::Soon)
     }
 
     /// The operator confirmed what is in the store: witness and seen revision start anew from it.

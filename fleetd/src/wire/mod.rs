@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use fleet_core::Epoch;
 use fleet_core::leadership::KNOWN_FEATURES;
 use fleet_core::records::{Extra, PresenceRecord, SCHEMA};
 use fleet_registry::Registry;
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions};
+use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions, accepted_epoch};
 use crate::api::tools::LocalTools;
 use crate::api::{self, Limits, ListenError};
 use crate::clock::Clock;
@@ -120,6 +121,11 @@ impl Daemon {
         let prefix = if is_alone { DEFAULT_PREFIX } else { &config.etcd_key_prefix };
         let registry = Registry::new(store, Keys::new(prefix)?, seed);
         let member = MemberFile::open(&state_directory)?;
+        // Only a machine that belongs to no cluster makes or joins one by itself.
+        let accepted = match member.get() {
+            Some(_) => Epoch::default(),
+            None => accepted_epoch(&state_directory)?,
+        };
         let shutdown = CancellationToken::new();
         let doubt = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -145,6 +151,7 @@ impl Daemon {
         let (session, serve) = session::start(SessionOptions {
             registry: registry.clone(),
             member: member.clone(),
+            accepted,
             clock: clock.clone(),
             presence: presence(&config, &identity, systemd_version, peer_port, keys.fingerprint()),
             lease: lease("fleet-presence", config.lease_ttl())?,

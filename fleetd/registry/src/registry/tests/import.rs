@@ -62,7 +62,9 @@ async fn p1_two_imports_at_once_never_mix() {
         let winner = if done(&slow) { &first } else { &second };
         let there = new.export().await.unwrap().unwrap();
         assert_eq!(there.cluster.id, winner.cluster.id, "after {calls}");
-        for (key, value) in there.entries.iter().filter(|(key, _)| !matches!(key, Key::Event(_) | Key::Machine(_))) {
+        for (key, value) in
+            there.entries.iter().filter(|(key, _)| !matches!(key, Key::Event(_) | Key::Machine(_)))
+        {
             assert_eq!(*value, portable(key, &winner.entries[key]), "after {calls}: {key}");
         }
     }
