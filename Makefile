@@ -35,11 +35,15 @@ build: setup ## Release binaries fleetd, fleetctl and fleet-lab in target/releas
 install: ## What make build has built, with the files of a service, below DESTDIR and PREFIX (/usr)
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" scripts/install.sh
 
+# Those of other versions go: whoever installs, or checks, target/debian/fleet*.deb means these.
 deb: build ## Debian packages fleetd and fleetctl in target/debian
+	@rm -f target/debian/fleet*.deb
 	@REVISION="$(REVISION)" COMPRESS="$(COMPRESS)" scripts/deb.sh
 
-lint-deb: deb ## lintian on the packages; errors fail
+# Asked for before the build: nothing else needs lintian, so scripts/setup.sh does not install it.
+lint-deb: ## lintian on what make deb makes, the only target that needs it; errors fail
 	@command -v lintian >/dev/null || { echo "make lint-deb: install Debian's package lintian" >&2; exit 1; }
+	@$(MAKE) --no-print-directory deb
 	lintian --fail-on error target/debian/fleet*.deb
 
 demo: build ## Three machines, a real etcd, and the whole story with measured times (root)
