@@ -79,13 +79,9 @@ impl AgentOptions {
 /// from now on has to be above that, or is refused as outdated. Blocks for a read of the agent's log.
 ///
 /// # Errors
-/// The log cannot be read.
+/// The log cannot be read, or is a later release's.
 pub fn accepted_epoch(state_directory: &Path) -> Result<Epoch, AgentError> {
-    disk::accepted_epoch(state_directory).map_err(|source| AgentError::Disk {
-        operation: "read",
-        path: state_directory.to_owned(),
-        source,
-    })
+    disk::accepted_epoch(state_directory)
 }
 
 impl std::fmt::Debug for AgentOptions {
