@@ -23,6 +23,7 @@ use crate::memory::MemoryStore;
 use crate::store::{LeaseId, Op, Store, Txn};
 
 mod agent;
+mod arrival;
 mod codec;
 mod engine;
 mod etcd;
