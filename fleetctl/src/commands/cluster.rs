@@ -37,11 +37,9 @@ pub enum Action {
     )]
     Adopt(Adopt),
     /// Print the cluster as a document: a backup, or what another store is filled from
-    #[command(
-        after_help = "Examples:\n  fleetctl cluster export >cluster.json\n  fleetctl cluster export cluster.json"
-    )]
+    #[command(after_help = "Examples:\n  fleetctl cluster export cluster.json")]
     Export(Export),
-    /// Make the cluster of an export in a store that has none; prints what it would hold
+    /// Make the cluster of an export in a store that has none, or none with units; prints what would stop and start
     #[command(
         after_help = "Examples:\n  fleetctl cluster import cluster.json\n  fleetctl cluster import --yes cluster.json"
     )]
@@ -234,7 +232,7 @@ async fn adopt(connection: &Connection, command: Adopt) -> anyhow::Result<Exit> 
     Ok(Exit::FAILED)
 }
 
-fn effects(verb: &str, effects: &[AdoptEffect]) -> String {
+pub(super) fn effects(verb: &str, effects: &[AdoptEffect]) -> String {
     if effects.is_empty() {
         return format!("{verb} nothing.\n");
     }

@@ -120,6 +120,9 @@ pub struct ImportRecord {
     /// The document's cluster.
     pub cluster: ClusterId,
     pub begun: Stamp,
+    /// The cluster without units that was here before, and comes back if something turns up in it after all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Box<ClusterRecord>>,
     #[serde(flatten)]
     pub extra: Extra,
 }

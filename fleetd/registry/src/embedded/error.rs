@@ -15,7 +15,8 @@ pub enum OpenError {
     #[error(
         "the registry file {path:?} is damaged ({detail}); nothing is changed or started from it. Stop fleetd, check \
          the disk, keep a copy of the directory, and put back a backup of the whole of it; without one, move it away: \
-         fleetd then begins an empty registry, and running units are left alone"
+         fleetd then begins an empty one, which `fleetctl cluster import FILE` fills from an export; running units are \
+         left alone"
     )]
     Damaged { path: PathBuf, detail: String },
 

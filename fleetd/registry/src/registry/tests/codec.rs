@@ -1,8 +1,8 @@
 //! Records that other releases wrote.
 
 use fleet_core::records::{
-    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, ImportRecord, LeaderRecord, LostRecord, MachineRecord, Order,
-    Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord,
+    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, ImportRecord, LeaderRecord, LostRecord,
+    MachineRecord, Order, Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord,
 };
 use serde_json::{Value, json};
 
