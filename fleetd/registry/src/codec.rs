@@ -7,8 +7,9 @@
 
 use fleet_core::Revision;
 use fleet_core::records::{
-    BrakeRecord, ClusterRecord, EventRecord, Extra, HoldRecord, ImportRecord, LeaderRecord, LostRecord, MachineRecord,
-    Order, Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord, raise,
+    BrakeRecord, ClusterRecord, EventRecord, Extra, HoldRecord, ImportRecord, LeaderRecord, LostRecord,
+    MachineRecord, Order, Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord,
+    raise,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

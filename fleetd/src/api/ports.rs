@@ -92,9 +92,15 @@ pub struct EngineReport {
     pub counters: Vec<(&'static str, u64)>,
 }
 
-/// This machine's move from a store of its own to the configured one.
+/// To which cluster this machine belongs, and its move to another store or cluster.
 #[async_trait]
 pub trait Joiner: Send + Sync + 'static {
+    /// What its disk says, whatever store is in front of it.
+    fn member(&self) -> Option<(ClusterId, Epoch)>;
+
+    /// Belongs to that cluster from here on, whatever is in the store now.
+    async fn belong(&self, cluster: ClusterId, epoch: Epoch) -> Result<(), Failure>;
+
     async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure>;
 }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use fleet_api::v2::{JoinReport, JoinRequest};
-use fleet_core::{ClusterId, Timestamp};
+use fleet_core::{ClusterId, Epoch, Timestamp};
 use fleet_registry::registry::Asked;
 
 use crate::agent::AgentHandle;
@@ -109,20 +109,28 @@ impl EngineView for EngineHandle {
 
 #[async_trait]
 impl Joiner for Join {
-    async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure> {
-        Join::join(self, request, asked).await.map_err(|error| match error {
-            JoinError::Registry(error) => error.into(),
-            error => {
-                let status = match &error {
-                    JoinError::NotJoined { .. } => StatusCode::SERVICE_UNAVAILABLE,
-                    JoinError::Open(_)
-                    | JoinError::BrokeOff { .. }
-                    | JoinError::Member(_)
-                    | JoinError::PutAside { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-                    _ => StatusCode::CONFLICT,
-                };
-                Failure::new(status, chain(&error))
-            }
-        })
+    fn member(&self) -> Option<(ClusterId, Epoch)> {
+        self.member.get().map(|member| (member.cluster, member.epoch))
     }
+
+    async fn belong(&self, cluster: ClusterId, epoch: Epoch) -> Result<(), Failure> {
+        Join::belong(self, cluster, epoch).await.map_err(failure)
+    }
+
+    async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure> {
+        Join::join(self, request, asked).await.map_err(failure)
+    }
+}
+
+fn failure(error: JoinError) -> Failure {
+    let status = match error {
+        JoinError::Registry(error) => return error.into(),
+        JoinError::NotJoined { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        JoinError::Open(_)
+        | JoinError::BrokeOff { .. }
+        | JoinError::Member(_)
+        | JoinError::PutAside { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::CONFLICT,
+    };
+    Failure::new(status, chain(&error))
 }
