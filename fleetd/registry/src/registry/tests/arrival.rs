@@ -101,7 +101,7 @@ async fn what_was_asked_of_a_unit_after_an_export_comes_with_the_machine() {
     assert_eq!(done, Merged::Done { units: 2 });
     let there = everything(&new).await;
     assert_eq!(there.units[&unit("a.service")].value, stopped);
-    assert!(there.orders[&machine("m1")].get(&unit("a.service")).is_none(), "its order is the engine's");
+    assert!(!there.orders[&machine("m1")].contains_key(&unit("a.service")), "its order is the engine's");
     // Asked of it there since then: that is the later word.
     let later = Stamp { at: Timestamp(NOW.0 + 1), ..stamp("started again") };
     let started = UnitRecord {

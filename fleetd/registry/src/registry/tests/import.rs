@@ -194,7 +194,7 @@ async fn a_backup_takes_the_place_of_a_cluster_without_anything_in_it() {
             Imported::Done { epoch, .. } => assert_eq!(epoch, cluster.epoch),
             // The last answer was lost.
             Imported::OtherMember { .. } | Imported::Exists { .. } => {
-                assert!(calls == 5, "{calls}: {done:?}")
+                assert!(calls == 5, "{calls}: {done:?}");
             }
             other => panic!("after {calls}: {other:?}"),
         }
