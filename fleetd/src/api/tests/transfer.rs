@@ -61,7 +61,7 @@ async fn import(
 async fn backup() -> (Lab, String) {
     let from = Lab::start().await;
     for (sequence, unit) in [(1, "a.service"), (2, "b.service")] {
-        from.one(unit, Verb::Start, unit, Some(TEXT)).await;
+        from.one(&format!("r{sequence}"), Verb::Start, unit, Some(TEXT)).await;
         from.place(unit, OWN, sequence, Some("active")).await;
     }
     let document = from.registry.export().await.unwrap().unwrap().to_document();
