@@ -3,7 +3,6 @@
 //! Started by [`open`](super::EmbeddedStore::open), fed through a queue, ended by the end of the
 //! queue. It alone waits for the disk. Nothing is published, announced or answered before the fsync.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -11,21 +10,13 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::clock::Clock;
 use super::disk::Disk;
 use super::log::{AppendError, Log};
+use super::queue::Queue;
 use super::rows::Change;
 use crate::mvcc::{State, Watchers};
 use crate::store::{Lease, LeaseId, Operation, Revision, StoreError, Txn, TxnReply};
-
-/// Most writes of one group. More only make the first of them wait longer.
-const MOST_JOBS: usize = 1_024;
-
-/// Of keys and values of one group; the last transaction may bring it above. With that one it still
-/// fits into a slot of the journal, so that no torn record can take all others of a slot with it.
-const MOST_BYTES: usize = 256 << 10;
-
-/// Longest wait for writers that are likely to come.
-const MOST_PATIENCE: Duration = Duration::from_millis(1);
 
 /// Between attempts to write while the disk is full.
 const RETRY: Duration = Duration::from_secs(1);
@@ -55,7 +46,7 @@ impl Task {
         }
     }
 
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Txn(txn) => txn.bytes(),
             Self::Grant(_) | Self::Revoke(_) | Self::Compact(_) => 0,
@@ -95,45 +86,15 @@ pub(super) fn lock(published: &Mutex<Published>) -> MutexGuard<'_, Published> {
     published.lock().expect("no call panics while it holds the store")
 }
 
-/// Leases run on the system's own clock: a runtime whose clock is paused does not stop them.
-pub(super) fn now() -> Instant {
-    Instant::from_std(std::time::Instant::now())
-}
-
 #[derive(Debug)]
 pub(super) struct Writer<D> {
     pub log: Log<D>,
     /// Runs ahead of what is published, within a group.
     pub draft: State,
     pub published: Arc<Mutex<Published>>,
-    pub jobs: Receiver<Job>,
+    pub queue: Queue,
     pub retry_at: Instant,
-    pub pace: Pace,
-}
-
-/// How groups went lately: writers that were answered together come back together, and are worth a
-/// short wait.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// Jobs of the last two groups.
-    jobs: [usize; 2],
-    took: Duration,
-}
-
-impl Pace {
-    /// How many jobs are likely to come.
-    fn crowd(&self) -> usize {
-        self.jobs[0].max(self.jobs[1])
-    }
-
-    /// How long to wait for them: little beside what a group takes.
-    fn patience(&self) -> Duration {
-        (self.took / 8).min(MOST_PATIENCE)
-    }
-
-    fn note(&mut self, jobs: usize, took: Duration) {
-        *self = Self { jobs: [jobs, self.jobs[0]], took };
-    }
+    pub clock: Clock,
 }
 
 impl<D: Disk> Writer<D> {
@@ -146,30 +107,7 @@ impl<D: Disk> Writer<D> {
     /// Everything that waits, at least one; empty when only a lease is due; `None` at the end.
     fn gather(&mut self) -> Option<Vec<Job>> {
         let wake = lock(&self.published).state.next_expiry();
-        let first = match wake {
-            Some(at) => match self.jobs.recv_timeout(at.saturating_duration_since(now())) {
-                Ok(job) => job,
-                Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
-                Err(RecvTimeoutError::Disconnected) => return None,
-            },
-            None => self.jobs.recv().ok()?,
-        };
-        let mut bytes = first.task.bytes();
-        let mut jobs = vec![first];
-        let (crowd, until) = (self.pace.crowd(), now() + self.pace.patience());
-        while jobs.len() < MOST_JOBS && bytes < MOST_BYTES {
-            let job = match self.jobs.try_recv() {
-                Ok(job) => job,
-                Err(_) if jobs.len() >= crowd => break,
-                Err(_) => match self.jobs.recv_timeout(until.saturating_duration_since(now())) {
-                    Ok(job) => job,
-                    Err(_) => break,
-                },
-            };
-            bytes += job.task.bytes();
-            jobs.push(job);
-        }
-        Some(jobs)
+        self.queue.gather(wake.map(|at| at.saturating_duration_since(self.clock.now())))
     }
 
     fn serve(&mut self, mut jobs: Vec<Job>) {
@@ -194,10 +132,10 @@ impl<D: Disk> Writer<D> {
         if changes.is_empty() {
             return answer_all(answers);
         }
-        let begin = now();
+        let begin = std::time::Instant::now();
         match self.log.append(changes.clone()) {
             Ok(()) => {
-                self.pace.note(answers.len(), now() - begin);
+                self.queue.note(answers.len(), begin.elapsed());
                 self.publish(&changes);
                 answer_all(answers);
             }
@@ -216,7 +154,7 @@ impl<D: Disk> Writer<D> {
                 Ok(Answer::Txn(reply))
             }
             Task::Grant(ttl) => {
-                let lease = self.draft.lease_grant(*ttl, now());
+                let lease = self.draft.lease_grant(*ttl, self.clock.now());
                 changes.push(Change::Granted(lease));
                 Ok(Answer::Lease(lease))
             }
@@ -263,7 +201,7 @@ impl<D: Disk> Writer<D> {
 
     fn due_leases(&self) -> Vec<LeaseId> {
         let mut published = lock(&self.published);
-        let now = now();
+        let now = self.clock.now();
         std::iter::from_fn(|| published.state.take_due(now)).collect()
     }
 
@@ -275,7 +213,7 @@ impl<D: Disk> Writer<D> {
     fn renew(&self, leases: &[LeaseId]) {
         let mut published = lock(&self.published);
         for id in leases {
-            published.state.renew(*id, now());
+            published.state.renew(*id, self.clock.now());
         }
     }
 
@@ -289,7 +227,7 @@ impl<D: Disk> Writer<D> {
                     published.state.apply(commit);
                     published.watchers.announce(commit);
                 }
-                Change::Granted(lease) => published.state.lease_granted(*lease, now()),
+                Change::Granted(lease) => published.state.lease_granted(*lease, self.clock.now()),
                 Change::Revoked(id) => published.state.lease_revoked(*id),
                 // Told to the log alone.
                 Change::Base(_) => {}
@@ -324,7 +262,7 @@ impl<D: Disk> Writer<D> {
     }
 
     fn note_full(&mut self) {
-        self.retry_at = now() + RETRY;
+        self.retry_at = self.clock.now() + RETRY;
         let mut published = lock(&self.published);
         if published.health == Health::Well {
             warn!("no space to write the registry file; free some on its file system");
@@ -343,7 +281,7 @@ impl<D: Disk> Writer<D> {
         match health {
             Health::Well => Ok(()),
             Health::Broken(detail) => Err(Refusal::Broken(detail)),
-            Health::Full if now() < self.retry_at => Err(Refusal::NoSpace),
+            Health::Full if self.clock.now() < self.retry_at => Err(Refusal::NoSpace),
             Health::Full => Ok(()),
         }
     }
