@@ -9,7 +9,9 @@ use fleet_api::v2::{
     AdoptEffect, AdoptReport, AdoptRequest, BrakeView, ClusterView, Done, HoldView, LeaderView, LocalView,
     MachineCounts, MachineState, Requester, StoreView,
 };
-use fleet_core::records::{BrakeCause, BrakeRecord, BrakeState, DesiredState, Stamp, StateRow, Wanted};
+use fleet_core::records::{
+    BrakeCause, BrakeRecord, BrakeState, DesiredState, RowPhase, Stamp, StateRow, Wanted,
+};
 use fleet_core::requests::change::live;
 use fleet_core::store_trust::Trust;
 use fleet_core::{Epoch, MachineId};
@@ -241,18 +243,21 @@ fn effects_on(
 fn stops(snapshot: &Snapshot, id: &MachineId, name: &UnitName, row: &StateRow) -> Option<String> {
     let unit = snapshot.units.get(name).map(|unit| &unit.value);
     let order = snapshot.orders.get(id).and_then(|orders| orders.get(name)).map(|order| &order.value);
+    // A machine that knows nothing of a copy takes it over as it is, if it runs what is wanted.
+    let is_unknown = row.phase == RowPhase::Orphan;
     match (unit, order) {
         (Some(unit), _) if unit.desired == DesiredState::Destroyed => {
             Some("it is being destroyed".to_owned())
         }
         (Some(unit), _) if unit.desired == DesiredState::Inactive => Some("it is wanted inactive".to_owned()),
         (_, Some(order)) if order.wanted == Wanted::Gone => Some(order.reason.text.clone()),
-        (Some(unit), Some(_)) if unit.uid != row.uid => Some("its name belongs to another unit".to_owned()),
-        (Some(unit), Some(order))
-            if row.running.is_some_and(|running| running != order.run_hash) && unit.uid == row.uid =>
-        {
+        (Some(unit), Some(_)) if unit.uid != row.uid && !is_unknown => {
+            Some("its name belongs to another unit".to_owned())
+        }
+        (Some(_), Some(order)) if row.running.is_some_and(|running| running != order.run_hash) => {
             Some("it is started again with another content".to_owned())
         }
+        _ if is_unknown => None,
         (_, Some(order)) if order.wanted == Wanted::Loaded && order.counters.stop > row.counters.stop => {
             Some("it was stopped".to_owned())
         }
