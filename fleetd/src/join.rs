@@ -258,7 +258,7 @@ impl Join {
     /// `Member`; then nothing has changed.
     pub async fn belong(&self, cluster: ClusterId, epoch: Epoch) -> Result<(), JoinError> {
         let kind = self.registry.store().kind();
-        self.member.anchor(kind, cluster, epoch, 0, Revision(0)).await?;
+        self.member.anchor(kind, cluster, epoch, 0, Revision(0))?;
         self.doubt.notify_one();
         Ok(())
     }
@@ -272,7 +272,7 @@ impl Join {
         asked: &Asked,
     ) -> Result<ClusterId, JoinError> {
         self.registry.announce_arrival(export, &self.machine, asked).await?;
-        self.member.anchor(StoreKind::Etcd, cluster.clone(), epoch, 0, Revision(0)).await?;
+        self.member.anchor(StoreKind::Etcd, cluster.clone(), epoch, 0, Revision(0))?;
         self.joined(&cluster).await
     }
 

@@ -39,8 +39,6 @@ pub enum MemberError {
 pub struct MemberFile {
     path: PathBuf,
     member: Arc<Mutex<Option<Member>>>,
-    /// Held for the length of a write, one at a time. Never while waiting for anything else.
-    writes: Arc<Mutex<()>>,
 }
 
 impl MemberFile {
@@ -53,7 +51,7 @@ impl MemberFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(MemberError::Read { path, source }),
         };
-        Ok(MemberFile { path, member: Arc::new(Mutex::new(member)), writes: Arc::default() })
+        Ok(MemberFile { path, member: Arc::new(Mutex::new(member)) })
     }
 
     /// Where it lies, there or not.
@@ -67,12 +65,11 @@ impl MemberFile {
         self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Joins a cluster, or takes its higher epoch: witness and seen revision start anew. What was begun is finished,
-    /// also if the future is dropped.
+    /// Joins a cluster, or takes its higher epoch: witness and seen revision start anew.
     ///
     /// # Errors
     /// `Write`; then nothing has changed.
-    pub async fn anchor(
+    pub fn anchor(
         &self,
         store: StoreKind,
         cluster: ClusterId,
@@ -80,73 +77,29 @@ impl MemberFile {
         witness: u64,
         seen: Revision,
     ) -> Result<(), MemberError> {
-        self.apart(move |file| file.anchor_blocking(store, cluster, epoch, witness, seen)).await
+        let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        let (v, extra) = held.as_ref().map_or((SCHEMA, Extra::new()), |held| (held.v, held.extra.clone()));
+        self.store(&mut held, Member { v, cluster, epoch, store: store.to_string(), witness, seen, extra })
     }
 
     /// Copies what the store has acknowledged. Call it only after the store's reply. Never goes back.
     ///
     /// # Errors
     /// `Write`; then nothing has changed.
-    pub async fn advance(&self, witness: u64, seen: Revision) -> Result<(), MemberError> {
-        if self.advanced(witness, seen).is_none() {
-            return Ok(());
-        }
-        self.apart(move |file| file.advance_blocking(witness, seen)).await
-    }
-
-    /// [`MemberFile::anchor`], blocking for an fsync.
-    ///
-    /// # Errors
-    /// `Write`; then nothing has changed.
-    pub fn anchor_blocking(
-        &self,
-        store: StoreKind,
-        cluster: ClusterId,
-        epoch: Epoch,
-        witness: u64,
-        seen: Revision,
-    ) -> Result<(), MemberError> {
-        let _one = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = self.get();
-        let (v, extra) = held.map_or((SCHEMA, Extra::new()), |held| (held.v, held.extra));
-        self.store(Member { v, cluster, epoch, store: store.to_string(), witness, seen, extra })
-    }
-
-    /// [`MemberFile::advance`], blocking for an fsync.
-    ///
-    /// # Errors
-    /// `Write`; then nothing has changed.
-    pub fn advance_blocking(&self, witness: u64, seen: Revision) -> Result<(), MemberError> {
-        let _one = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        self.advanced(witness, seen).map_or(Ok(()), |advanced| self.store(advanced))
-    }
-
-    /// `None`: it is known already.
-    fn advanced(&self, witness: u64, seen: Revision) -> Option<Member> {
-        let member = self.get()?;
+    pub fn advance(&self, witness: u64, seen: Revision) -> Result<(), MemberError> {
+        let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(member) = held.as_ref() else { return Ok(()) };
         let advanced =
             Member { witness: member.witness.max(witness), seen: member.seen.max(seen), ..member.clone() };
-        (advanced != member).then_some(advanced)
+        if advanced == *member { Ok(()) } else { self.store(&mut held, advanced) }
     }
 
-    /// On a thread that may block: an fsync takes what the disk takes, and fleetd has one thread for everything else.
-    async fn apart(
-        &self,
-        act: impl FnOnce(&MemberFile) -> Result<(), MemberError> + Send + 'static,
-    ) -> Result<(), MemberError> {
-        let file = self.clone();
-        tokio::task::spawn_blocking(move || act(&file)).await.unwrap_or_else(|error| {
-            Err(MemberError::Write { path: self.path.clone(), source: io::Error::other(error) })
-        })
-    }
-
-    /// `writes` is held.
-    fn store(&self, mut member: Member) -> Result<(), MemberError> {
+    fn store(&self, held: &mut Option<Member>, mut member: Member) -> Result<(), MemberError> {
         raise(&mut member.v, &mut member.extra);
         let bytes = serde_json::to_vec_pretty(&member).expect("a member is plain data");
         durable::replace(&self.path, &bytes)
             .map_err(|source| MemberError::Write { path: self.path.clone(), source })?;
-        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some(member);
+        *held = Some(member);
         Ok(())
     }
 }
@@ -168,8 +121,6 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Member, MemberError> {
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Waker};
-
     use super::*;
 
     #[test]
@@ -177,9 +128,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = MemberFile::open(directory.path()).unwrap();
         assert_eq!(file.get(), None);
-        file.anchor_blocking(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(1), 3, Revision(10))
-            .unwrap();
-        file.advance_blocking(2, Revision(12)).unwrap();
+        file.anchor(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(1), 3, Revision(10)).unwrap();
+        file.advance(2, Revision(12)).unwrap();
         let again = MemberFile::open(directory.path()).unwrap().get().unwrap();
         assert_eq!((again.witness, again.seen), (3, Revision(12)));
     }
@@ -194,33 +144,13 @@ mod tests {
         };
         write(READS);
         let file = MemberFile::open(directory.path()).unwrap();
-        file.advance_blocking(2, Revision(12)).unwrap();
-        file.anchor_blocking(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(2), 3, Revision(10))
-            .unwrap();
+        file.advance(2, Revision(12)).unwrap();
+        file.anchor(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(2), 3, Revision(10)).unwrap();
         let again = MemberFile::open(directory.path()).unwrap().get().unwrap();
         assert_eq!((again.v, again.witness, again.extra.len()), (READS, 3, 1));
         write(READS + 1);
         let refused = MemberFile::open(directory.path()).unwrap_err().to_string();
         assert!(refused.contains("install the newer fleetd again"), "{refused}");
-    }
-
-    #[tokio::test]
-    async fn a_write_is_made_beside_the_tasks_and_what_is_known_costs_none() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = MemberFile::open(directory.path()).unwrap();
-        file.anchor(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(1), 3, Revision(10))
-            .await
-            .unwrap();
-        // While a disk takes its time over a write, the tasks go on, and those that only read are not held up.
-        let slow = file.writes.lock().unwrap();
-        let mut context = Context::from_waker(Waker::noop());
-        let mut advance = Box::pin(file.advance(4, Revision(12)));
-        assert!(advance.as_mut().poll(&mut context).is_pending());
-        assert_eq!(file.get().unwrap().witness, 3);
-        assert!(Box::pin(file.advance(3, Revision(9))).as_mut().poll(&mut context).is_ready());
-        drop(slow);
-        advance.await.unwrap();
-        assert_eq!(MemberFile::open(directory.path()).unwrap().get().unwrap().witness, 4);
     }
 
     #[test]

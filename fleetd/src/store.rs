@@ -175,9 +175,7 @@ mod tests {
     async fn a_configuration_that_lost_its_etcd_is_refused_and_nothing_is_made() {
         let directory = tempfile::tempdir().unwrap();
         let member = MemberFile::open(directory.path()).unwrap();
-        member
-            .anchor_blocking(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(1), 0, Revision(0))
-            .unwrap();
+        member.anchor(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(1), 0, Revision(0)).unwrap();
         let refused = open(&config(directory.path())).await.unwrap_err().to_string();
         assert!(refused.contains("etcd_servers") && refused.contains("member.json"), "{refused}");
         assert!(!embedded_directory(directory.path()).exists());

@@ -149,7 +149,7 @@ impl Cluster {
         let disk = tempfile::tempdir().unwrap();
         let member = MemberFile::open(disk.path()).unwrap();
         member
-            .anchor_blocking(
+            .anchor(
                 fleet_registry::store::StoreKind::Memory,
                 ClusterId::parse("c").unwrap(),
                 Epoch(1),
@@ -287,7 +287,7 @@ async fn a_machine_whose_presence_is_gone_is_marked_and_its_units_move_after_the
 async fn p1_a_candidate_that_knows_more_than_the_store_does_not_campaign() {
     let cluster = Cluster::new().await;
     let mut candidate = cluster.candidate("m1");
-    candidate.member.advance_blocking(0, Revision(1_000)).unwrap();
+    candidate.member.advance(0, Revision(1_000)).unwrap();
     timeout(Duration::from_secs(60), candidate.doubt.notified()).await.expect("the session is told");
     let abstains = candidate.handle.status.wait_for(|status| status.abstains.is_some());
     let why = timeout(Duration::from_secs(60), abstains).await.unwrap().unwrap().abstains.clone().unwrap();

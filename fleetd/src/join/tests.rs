@@ -102,7 +102,7 @@ impl Machine {
         drop(own);
         let member = MemberFile::open(disk.path()).unwrap();
         let id = ClusterId::parse("own").unwrap();
-        member.anchor_blocking(StoreKind::Embedded, id, Epoch(3), 5, Revision(90)).unwrap();
+        member.anchor(StoreKind::Embedded, id, Epoch(3), 5, Revision(90)).unwrap();
 
         let store = MemoryStore::new(1);
         let doubt = Arc::new(Notify::new());

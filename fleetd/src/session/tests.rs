@@ -229,7 +229,7 @@ async fn p1_a_store_restored_from_an_older_snapshot_is_put_on_hold_until_it_is_a
     m1.until("present", SessionState::may_act).await;
     let old = store.snapshot();
     let member = MemberFile::open(disk.path()).unwrap();
-    member.advance_blocking(3, fleet_core::Revision(1000)).unwrap();
+    member.advance(3, fleet_core::Revision(1000)).unwrap();
     m1.stop().await;
     store.restore(&old);
     let mut m1 = run(&store, &disk, "m1", presence("m1", "b1", "n1"));
@@ -327,7 +327,7 @@ async fn p1_a_commit_that_overtakes_the_judgement_is_no_reason_for_a_hold() {
     let key = looker.keys().key(&fleet_registry::keys::Key::Machine(MachineId::parse("m2").unwrap()));
     let written = looker.store().txn(Txn::of(vec![Op::put(key, "{}")])).await.unwrap();
     let revision = fleet_core::Revision(i64::try_from(written.header.revision.0).unwrap());
-    member.advance_blocking(0, revision).unwrap();
+    member.advance(0, revision).unwrap();
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(m1.handle.state.borrow().may_act());
     assert!(looker.read(&Area::all()).await.unwrap().hold.is_none());
