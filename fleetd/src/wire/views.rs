@@ -13,11 +13,13 @@ use crate::api::ports::{
 };
 use crate::engine::EngineHandle;
 use crate::join::{Join, JoinError};
+use crate::member::MemberFile;
 use crate::session::{Connection, SessionHandle, chain};
 
 #[derive(Debug)]
 pub struct Session {
     pub handle: SessionHandle,
+    pub member: MemberFile,
 }
 
 impl SessionView for Session {
@@ -33,6 +35,7 @@ impl SessionView for Session {
             is_connected,
             trust: state.trust.clone(),
             cluster: state.cluster.clone(),
+            member: self.member.get().map(|member| member.cluster),
             has_presence: state.presence.is_some(),
             text,
         }

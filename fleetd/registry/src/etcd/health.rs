@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use etcd_client::{AlarmAction, AlarmType, Client};
+use bytes::Bytes;
+use etcd_client::{AlarmAction, AlarmType, Client, GetOptions};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
@@ -46,6 +47,17 @@ async fn known_members(client: Client) -> Result<Vec<MemberInfo>, Failure> {
         urls: member.client_urls().to_vec(),
     });
     Ok(members.collect())
+}
+
+/// Also from members without a leader, and from those of other clusters.
+pub(super) async fn value_at_each(members: &Members, key: &[u8]) -> Vec<Option<Bytes>> {
+    let value = async |member: &Member| {
+        let client = member.reader().await.ok()?;
+        let reply = client.kv_client().get(key, Some(GetOptions::new().with_serializable())).await.ok()?;
+        reply.kvs().first().map(|kv| Bytes::copy_from_slice(kv.value()))
+    };
+    let each = members.all.iter().map(|member| timeout(members.request_timeout, value(member)));
+    join_all(each).await.into_iter().map(|value| value.ok().flatten()).collect()
 }
 
 async fn one(member: &Member, metrics: &Metrics, within: Duration) -> EndpointReport {

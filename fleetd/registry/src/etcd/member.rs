@@ -94,6 +94,12 @@ impl Member {
         self.login.connect(connect).await.map_err(|error| failure(&error))
     }
 
+    /// A connection of its own with the user, which also a member without a leader answers.
+    pub async fn reader(&self) -> Result<Client, Failure> {
+        let connect = self.login.connect.clone().with_require_leader(false);
+        self.login.log_in(connect).await.map_err(|error| failure(&error))
+    }
+
     /// The next call makes a new connection, unless another caller has made one since `client` was given.
     pub fn forget(&self, client: &Arc<Client>) {
         let mut slot = self.lock();
@@ -122,17 +128,18 @@ struct Login {
 
 impl Login {
     async fn open(self: Arc<Self>) -> Result<Arc<Client>, Failure> {
-        let connecting = async {
-            let Some((name, password)) = &self.user else { return self.connect(self.connect.clone()).await };
-            match self.connect(self.connect.clone().with_user(name, password)).await {
-                Err(error) if is_authentication_off(&error) => self.connect(self.connect.clone()).await,
-                outcome => outcome,
-            }
-        };
-        match timeout(LOGIN_TIMEOUT, connecting).await {
+        match timeout(LOGIN_TIMEOUT, self.log_in(self.connect.clone())).await {
             Ok(Ok(client)) => Ok(Arc::new(client)),
             Ok(Err(error)) => Err(failure(&error)),
             Err(_) => Err(Failure::NotApplied(format!("no connection within {LOGIN_TIMEOUT:?}"))),
+        }
+    }
+
+    async fn log_in(&self, options: ConnectOptions) -> Result<Client, etcd_client::Error> {
+        let Some((name, password)) = &self.user else { return self.connect(options).await };
+        match self.connect(options.clone().with_user(name, password)).await {
+            Err(error) if is_authentication_off(&error) => self.connect(options).await,
+            outcome => outcome,
         }
     }
 

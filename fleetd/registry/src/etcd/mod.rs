@@ -12,6 +12,7 @@ use crate::store::{
     StoreKind, StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 
 #[cfg(test)]
 mod auth_tests;
@@ -182,6 +183,10 @@ impl Store for EtcdStore {
 
     async fn health(&self) -> StoreHealth {
         health::of(&self.members, &self.metrics).await
+    }
+
+    async fn value_at_each(&self, key: &[u8]) -> Vec<Option<Bytes>> {
+        health::value_at_each(&self.members, key).await
     }
 
     fn kind(&self) -> StoreKind {

@@ -132,6 +132,21 @@ async fn black_hole_is_given_up_within_the_budget() {
 }
 
 #[tokio::test]
+async fn each_endpoint_says_itself_what_it_holds() {
+    let servers = [EtcdServers::start(1).await, EtcdServers::start(1).await];
+    put(&servers[1].store(), "/a", "theirs").await.unwrap();
+    let mut endpoints: Vec<String> = servers.iter().flat_map(|servers| servers.options().endpoints).collect();
+    endpoints.push("http://127.0.0.1:9".to_owned());
+    let store = EtcdStore::new(&EtcdOptions { endpoints, ..servers[0].options() }).unwrap();
+    let held = store.value_at_each(b"/a").await;
+    assert_eq!(held, [None, Some("theirs".into()), None]);
+    let health = store.health().await;
+    let clusters = health.endpoints.iter().filter_map(|endpoint| endpoint.status.as_ref().ok());
+    let clusters: Vec<u64> = clusters.map(|health| health.status.header.cluster_id).collect();
+    assert!(clusters.len() == 2 && clusters[0] != clusters[1], "{clusters:?}");
+}
+
+#[tokio::test]
 async fn follower_lists_anew_after_its_member_restarts_and_misses_nothing() {
     let mut servers = EtcdServers::start(1).await;
     let store = std::sync::Arc::new(servers.store());

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::Shared;
 use crate::store::{
@@ -79,6 +80,10 @@ impl Store for Observed {
 
     async fn health(&self) -> StoreHealth {
         self.inner.health().await
+    }
+
+    async fn value_at_each(&self, key: &[u8]) -> Vec<Option<Bytes>> {
+        self.inner.value_at_each(key).await
     }
 
     fn kind(&self) -> StoreKind {

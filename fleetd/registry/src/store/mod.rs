@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 mod error;
 mod health;
@@ -162,6 +163,13 @@ pub trait Store: Send + Sync + 'static {
         StoreHealth { endpoints: vec![endpoint], alarms, members: Vec::new() }
     }
 
+    /// What every endpoint itself holds under `key`, in the order of [`health`](Self::health), at an operator's request.
+    /// `None`: nothing, or it does not say. Not linearizable.
+    async fn value_at_each(&self, key: &[u8]) -> Vec<Option<Bytes>> {
+        let reply = self.range(Range::key(key.to_vec())).await.ok();
+        vec![reply.and_then(|reply| reply.kvs.into_iter().next()).map(|kv| kv.value)]
+    }
+
     fn kind(&self) -> StoreKind;
 }
 
@@ -205,6 +213,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     async fn health(&self) -> StoreHealth {
         (**self).health().await
+    }
+
+    async fn value_at_each(&self, key: &[u8]) -> Vec<Option<Bytes>> {
+        (**self).value_at_each(key).await
     }
 
     fn kind(&self) -> StoreKind {

@@ -2,10 +2,14 @@
 //!
 //! Asks every member of the store at an operator's request; nothing of it happens at rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use axum::extract::State;
+use bytes::Bytes;
 use fleet_api::v2::{EndpointView, HealthView, LocalView, MemberView, ProblemView};
+use fleet_core::records::ClusterRecord;
+use fleet_registry::codec::decode;
+use fleet_registry::keys::Key;
 use fleet_registry::registry::upkeep::COMPACT_EVERY;
 use fleet_registry::store::{Alarm, EndpointReport, MemberInfo, StoreError, StoreHealth};
 
@@ -22,10 +26,39 @@ const FRAGMENTED_BYTES: u64 = 256 << 20;
 pub(super) async fn get(State(api): State<Api>) -> Answer {
     let store = api.registry.store();
     let health = store.health().await;
-    json(&judge(store.kind().to_string(), &health, cluster::local(&api)))
+    let ours = ours(&api, &health).await;
+    json(&judge(store.kind().to_string(), &health, cluster::local(&api), ours))
 }
 
-fn judge(kind: String, health: &StoreHealth, local: LocalView) -> HealthView {
+/// If the endpoints belong to several clusters of etcd: the one that holds the cluster of this machine's member file.
+/// `None`: none of them, several, or that is not known. How many endpoints a cluster has proves nothing.
+async fn ours(api: &Api, health: &StoreHealth) -> Option<u64> {
+    let clusters: Vec<Option<u64>> = health.endpoints.iter().map(etcd_cluster).collect();
+    if clusters.iter().flatten().collect::<BTreeSet<_>>().len() < 2 {
+        return None;
+    }
+    let member = api.session.session().member?;
+    let key = api.registry.keys().key(&Key::Cluster);
+    let held = api.registry.store().value_at_each(&key).await;
+    let holds = |value: &Option<Bytes>| {
+        let record = value.as_ref().and_then(|value| decode::<ClusterRecord>(&Key::Cluster, value).ok());
+        record.is_some_and(|record| record.id == member)
+    };
+    holder(&clusters, &held.iter().map(holds).collect::<Vec<_>>())
+}
+
+fn holder(clusters: &[Option<u64>], holds: &[bool]) -> Option<u64> {
+    let holders = clusters.iter().zip(holds).filter(|(_, holds)| **holds);
+    let holders: BTreeSet<u64> = holders.filter_map(|(cluster, _)| *cluster).collect();
+    holders.first().copied().filter(|_| holders.len() == 1)
+}
+
+fn etcd_cluster(report: &EndpointReport) -> Option<u64> {
+    report.status.as_ref().ok().map(|health| health.status.header.cluster_id)
+}
+
+/// `ours`: the cluster of etcd that is known to hold this machine's cluster, where there are several.
+fn judge(kind: String, health: &StoreHealth, local: LocalView, ours: Option<u64>) -> HealthView {
     let mut endpoints: Vec<EndpointView> = health.endpoints.iter().map(endpoint).collect();
     for alarm in &health.alarms {
         let (Alarm::NoSpace { member_id } | Alarm::Corrupt { member_id }) = alarm;
@@ -38,7 +71,7 @@ fn judge(kind: String, health: &StoreHealth, local: LocalView) -> HealthView {
     let history = history(&endpoints);
     let mut problems = Vec::new();
     problems.extend(silence(&health.endpoints));
-    problems.extend(strangers(&endpoints));
+    problems.extend(strangers(&endpoints, ours));
     problems.extend(health.alarms.iter().map(|alarm| alarmed(alarm, &endpoints, &health.members)));
     let has_no_space = health.alarms.iter().any(|alarm| matches!(alarm, Alarm::NoSpace { .. }));
     for view in endpoints.iter().filter(|view| view.reachable) {
@@ -154,22 +187,36 @@ fn silence(endpoints: &[EndpointReport]) -> Vec<ProblemView> {
     silent.into_iter().map(one).collect()
 }
 
-/// An endpoint that another cluster of etcd serves, as after a member was started anew as a cluster of its own.
-fn strangers(endpoints: &[EndpointView]) -> Vec<ProblemView> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for view in endpoints.iter().filter(|view| view.reachable) {
-        *counts.entry(&view.cluster).or_default() += 1;
+/// Endpoints that other clusters of etcd serve, as after a member was started anew as a cluster of its own.
+fn strangers(endpoints: &[EndpointView], ours: Option<u64>) -> Vec<ProblemView> {
+    let answering = || endpoints.iter().filter(|view| view.reachable);
+    if answering().map(|view| &view.cluster).collect::<BTreeSet<_>>().len() < 2 {
+        return Vec::new();
     }
-    let Some((most, _)) = counts.iter().max_by_key(|(_, count)| **count) else { return Vec::new() };
-    let strange = endpoints.iter().filter(|view| view.reachable && view.cluster != *most);
+    let Some(ours) = ours.map(id) else {
+        let each = answering().map(|view| format!("{} to {}", view.endpoint, view.cluster));
+        return vec![error(
+            "other-cluster",
+            "",
+            format!(
+                "the endpoints belong to different clusters of etcd ({}), and which of them holds this machine's \
+                 cluster is not known",
+                each.collect::<Vec<_>>().join(", ")
+            ),
+            "find out with `etcdctl get /fleet/cluster` at each endpoint, and leave only those of the right \
+             one in etcd_servers; remove nobody's data before that"
+                .to_owned(),
+        )];
+    };
+    let strange = answering().filter(|view| view.cluster != ours);
     strange
         .map(|view| {
             error(
                 "other-cluster",
                 &view.endpoint,
-                format!("it belongs to etcd cluster {}, the others to {most}", view.cluster),
-                "take it out of etcd_servers, or remove its data directory and add it with \
-                 --initial-cluster-state=existing"
+                format!("it belongs to etcd cluster {}; this machine's cluster is kept in {ours}", view.cluster),
+                "take it out of etcd_servers. If it is a member that was started anew by mistake, and holds nothing \
+                 else: remove its data directory and add it with --initial-cluster-state=existing"
                     .to_owned(),
             )
         })
@@ -356,7 +403,11 @@ mod tests {
     }
 
     fn codes(health: &StoreHealth) -> Vec<String> {
-        judge("etcd".to_owned(), health, local()).problems.into_iter().map(|problem| problem.code).collect()
+        judge("etcd".to_owned(), health, local(), None)
+            .problems
+            .into_iter()
+            .map(|problem| problem.code)
+            .collect()
     }
 
     fn change(health: &mut StoreHealth, index: usize, change: impl FnOnce(&mut EndpointHealth)) {
@@ -365,7 +416,7 @@ mod tests {
 
     #[test]
     fn three_members_that_are_well_are_healthy_under_any_name() {
-        let view = judge("etcd".to_owned(), &three(), local());
+        let view = judge("etcd".to_owned(), &three(), local(), None);
         assert!(view.healthy && view.problems.is_empty(), "{view:?}");
         assert_eq!(view.history, Some(5_000));
         assert_eq!(view.endpoints.iter().filter(|view| view.is_leader).count(), 1);
@@ -384,7 +435,7 @@ mod tests {
             member.compacted = Some(Revision(0));
             member.status.header.revision = Revision(50_000);
         });
-        let view = judge("etcd".to_owned(), &health, LocalView::default());
+        let view = judge("etcd".to_owned(), &health, LocalView::default(), None);
         assert!(!view.healthy && view.problems.iter().all(|problem| !problem.remedy.is_empty()));
         let codes: BTreeSet<&str> = view.problems.iter().map(|problem| problem.code.as_str()).collect();
         let expected = [
@@ -406,6 +457,37 @@ mod tests {
     }
 
     #[test]
+    fn the_stranger_is_who_does_not_hold_this_machines_cluster_however_many_they_are() {
+        let mut health = three();
+        for index in [1, 2] {
+            change(&mut health, index, |member| member.status.header.cluster_id = 2);
+        }
+        let others = |ours| {
+            let view = judge("etcd".to_owned(), &health, local(), ours);
+            let other = view.problems.into_iter().filter(|problem| problem.code == "other-cluster");
+            other.collect::<Vec<_>>()
+        };
+        let strange = others(Some(1));
+        let subjects: Vec<&str> = strange.iter().map(|problem| problem.subject.as_str()).collect();
+        assert_eq!(subjects, ["http://etcd11:2379", "http://etcd12:2379"]);
+        assert!(strange[0].remedy.contains("take it out of etcd_servers"), "{strange:?}");
+        // Who is right is not known: no advice may cost data.
+        let unknown = others(None);
+        assert_eq!(unknown.len(), 1);
+        assert!(unknown[0].is_error && unknown[0].text.contains("http://etcd10:2379 to 1"), "{unknown:?}");
+        assert!(!unknown[0].remedy.contains("data directory"), "{unknown:?}");
+    }
+
+    #[test]
+    fn the_own_cluster_of_etcd_is_the_only_one_that_holds_the_member_files_cluster() {
+        let clusters = [Some(1), Some(2), None, Some(1)];
+        assert_eq!(holder(&clusters, &[false, true, false, false]), Some(2));
+        assert_eq!(holder(&clusters, &[true, false, false, true]), Some(1));
+        assert_eq!(holder(&clusters, &[true, true, false, false]), None);
+        assert_eq!(holder(&clusters, &[false; 4]), None);
+    }
+
+    #[test]
     fn a_store_without_any_answer_is_one_problem() {
         let mut health = three();
         for endpoint in &mut health.endpoints {
@@ -423,14 +505,14 @@ mod tests {
         assert_eq!(codes(&health), ["almost-full"]);
         change(&mut health, 0, |member| member.status.db_size = 512 << 20);
         assert_eq!(codes(&health), ["fragmented"]);
-        assert!(judge("etcd".to_owned(), &health, local()).healthy);
+        assert!(judge("etcd".to_owned(), &health, local(), None).healthy);
     }
 
     #[test]
     fn a_member_that_is_not_configured_is_named_and_a_silent_endpoint_may_be_it() {
         let mut health = three();
         health.members.push(MemberInfo { id: 13, name: "e13".to_owned(), urls: vec![] });
-        let view = judge("etcd".to_owned(), &health, local());
+        let view = judge("etcd".to_owned(), &health, local(), None);
         assert!(view.healthy && view.problems.len() == 1, "{view:?}");
         assert_eq!(
             (view.problems[0].code.as_str(), view.problems[0].subject.as_str()),
@@ -439,7 +521,7 @@ mod tests {
         health.members.pop();
         health.endpoints[2].status =
             Err(StoreError::Timeout { operation: Operation::Status, after: Duration::from_secs(1) });
-        let problems = judge("etcd".to_owned(), &health, local()).problems;
+        let problems = judge("etcd".to_owned(), &health, local(), None).problems;
         assert_eq!((problems[0].code.as_str(), problems[1].code.as_str()), ("unreachable", "unconfigured"));
         assert!(problems[1].text.ends_with("unless it is one that does not answer"), "{problems:?}");
     }
