@@ -94,12 +94,7 @@ impl Etcd {
         security: Security,
         extra: &[&str],
     ) -> Etcd {
-        let certificates = security.tls.then(|| Certificates::new(&home.join("certificates")));
-        if let Some(certificates) = &certificates {
-            certificates.server(&["localhost", "127.0.0.1"]);
-            certificates.client(USER);
-            certificates.client("root");
-        }
+        let certificates = security.tls.then(|| Etcd::certificates(home));
         let extra = extra.iter().map(|word| (*word).to_owned()).collect();
         let mut etcd =
             Etcd { members: Vec::new(), version, security, certificates, extra, home: home.to_owned() };
@@ -119,6 +114,19 @@ impl Etcd {
             etcd.enable_authentication();
         }
         etcd
+    }
+
+    fn certificates(home: &Path) -> Certificates {
+        let certificates = Certificates::new(&home.join("certificates"));
+        certificates.server(&["localhost", "127.0.0.1"]);
+        certificates.client(USER);
+        certificates.client("root");
+        certificates
+    }
+
+    /// Puts certificates of a new authority where the old ones are. Members read them at their start.
+    pub fn renew_certificates(&mut self) {
+        self.certificates = Some(Etcd::certificates(&self.home));
     }
 
     fn push(&mut self, number: usize) {
@@ -295,11 +303,10 @@ impl Etcd {
 
     /// As fleetd's configuration gives them.
     pub fn options(&self) -> EtcdOptions {
-        let read = |path: PathBuf| std::fs::read(path).unwrap();
         let tls = self.certificates.as_ref().map(|certificates| {
-            let file = |name: String| read(certificates.authority().with_file_name(name));
+            let file = |name: String| certificates.authority().with_file_name(name);
             EtcdTls {
-                ca: Some(read(certificates.authority())),
+                ca: Some(certificates.authority()),
                 identity: self
                     .security
                     .client_certificate

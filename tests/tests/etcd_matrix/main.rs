@@ -8,6 +8,7 @@ mod certificates;
 mod cluster;
 mod etcd;
 mod members;
+mod renewal;
 mod roles;
 mod space;
 

@@ -14,6 +14,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::time::timeout;
 
 use super::classify::{Asked, Failure, classify, is_authentication_off};
+use super::credentials::{Credentials, Pems};
 use super::options::EtcdOptions;
 use super::place::Place;
 use crate::store::{Operation, StoreError};
@@ -44,7 +45,7 @@ impl Member {
             place: Place::parse(url, options.tls.is_some())?,
             connect: connect_options(options),
             user: options.user.clone(),
-            tls: options.tls.is_some().then(|| tls_options(options)),
+            tls: options.tls.clone().map(Credentials::new),
         };
         Ok(Self { login: Arc::new(login), slot: Mutex::new(Slot::Closed) })
     }
@@ -123,7 +124,7 @@ struct Login {
     place: Place,
     connect: ConnectOptions,
     user: Option<(String, String)>,
-    tls: Option<TlsOptions>,
+    tls: Option<Credentials>,
 }
 
 impl Login {
@@ -147,7 +148,8 @@ impl Login {
         let url = self.place.next_url().await.map_err(etcd_client::Error::EndpointError)?;
         if let Some(tls) = &self.tls {
             // The address stands in the URL, the certificate names the host.
-            options = options.with_tls(tls.clone().domain_name(self.place.host()));
+            let pems = tls.read().await.map_err(etcd_client::Error::EndpointError)?;
+            options = options.with_tls(tls_options(&pems).domain_name(self.place.host()));
         }
         Client::connect([url], Some(options)).await
     }
@@ -172,15 +174,13 @@ fn connect_options(options: &EtcdOptions) -> ConnectOptions {
         .with_auto_token_refresh(false)
 }
 
-fn tls_options(options: &EtcdOptions) -> TlsOptions {
-    let mut wire = TlsOptions::new();
-    let Some(tls) = &options.tls else { return wire };
-    wire = match &tls.ca {
-        Some(ca) => wire.ca_certificate(Certificate::from_pem(ca)),
-        None => wire.with_enabled_roots(),
+fn tls_options(pems: &Pems) -> TlsOptions {
+    let wire = match &pems.ca {
+        Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
+        None => TlsOptions::new().with_enabled_roots(),
     };
-    if let Some((certificate, key)) = &tls.identity {
-        wire = wire.identity(Identity::from_pem(certificate, key));
+    match &pems.identity {
+        Some((certificate, key)) => wire.identity(Identity::from_pem(certificate, key)),
+        None => wire,
     }
-    wire
 }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 mod auth_tests;
 mod classify;
 mod convert;
+mod credentials;
 mod failover;
 mod health;
 mod keepalive;
