@@ -53,7 +53,8 @@ pub struct Security {
 }
 
 pub const USER: &str = "fleet-machines";
-pub const PASSWORD: &str = "long and secret";
+/// Whatever a URL, a shell, or etcdctl's `NAME:PASSWORD` might read otherwise.
+pub const PASSWORD: &str = "long: p%40ss/w#rd?&=+\\ \"$(x)' ;ö€";
 
 struct Member {
     child: Option<Child>,

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::belonging::Belonging;
+
 /// Addresses, time-outs and credentials of an etcd cluster.
 #[derive(Clone)]
 pub struct EtcdOptions {
@@ -16,6 +18,8 @@ pub struct EtcdOptions {
     /// running machines.
     pub user: Option<(String, String)>,
     pub tls: Option<EtcdTls>,
+    /// Which cluster the endpoints belong to. Stores made from clones of these options agree on it.
+    pub belonging: Belonging,
 }
 
 /// What is needed beside `https://` endpoints; all PEM. The files are read again for every connection.
@@ -30,7 +34,13 @@ pub struct EtcdTls {
 impl EtcdOptions {
     /// One second a call, no credentials.
     pub fn new(endpoints: Vec<String>) -> Self {
-        Self { endpoints, request_timeout: Duration::from_secs(1), user: None, tls: None }
+        Self {
+            endpoints,
+            request_timeout: Duration::from_secs(1),
+            user: None,
+            tls: None,
+            belonging: Belonging::default(),
+        }
     }
 
     /// Leaves time for every other member after one that swallows packets.
@@ -47,6 +57,6 @@ impl fmt::Debug for EtcdOptions {
             .field("request_timeout", &self.request_timeout)
             .field("user", &self.user.as_ref().map(|(name, _)| name))
             .field("tls", &self.tls)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
