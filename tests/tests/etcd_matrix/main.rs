@@ -11,6 +11,7 @@ mod members;
 mod renewal;
 mod roles;
 mod space;
+mod strangers;
 
 use std::time::{Duration, Instant};
 

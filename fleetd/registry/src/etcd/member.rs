@@ -76,9 +76,11 @@ impl Member {
         let opening = {
             let mut slot = self.lock();
             match &*slot {
-                Slot::Open(client) => return Ok(Arc::clone(client)),
+                Slot::Open(client) if !self.login.belonging.is_stranger(self.url()) => {
+                    return Ok(Arc::clone(client));
+                }
                 Slot::Opening(opening) => opening.clone(),
-                Slot::Closed => {
+                Slot::Open(_) | Slot::Closed => {
                     let task = tokio::spawn(Arc::clone(&self.login).open());
                     let opening = async move {
                         task.await.unwrap_or_else(|_| Err(Failure::NotApplied("fleetd is ending".to_owned())))

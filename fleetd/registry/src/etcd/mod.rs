@@ -8,11 +8,10 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::store::{
-    Lease, LeaseId, LeaseTtl, Operation, Range, RangeReply, Revision, Store, StoreError, StoreHealth,
-    StoreKind, StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
+    EndpointContent, Lease, LeaseId, LeaseTtl, Operation, Range, RangeReply, Revision, Store, StoreError,
+    StoreHealth, StoreKind, StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
 };
 use async_trait::async_trait;
-use bytes::Bytes;
 
 #[cfg(test)]
 mod auth_tests;
@@ -105,7 +104,10 @@ impl Store for EtcdStore {
 
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, StoreError> {
         let asked = Asked { revision: Some(request.from), ..Asked::new(Operation::Watch) };
-        let opened = self.members.call(asked, Repeat::Freely, |client| watch::open(client, request.clone()));
+        let choices = self.members.belonging.choices();
+        let opened = self
+            .members
+            .call(asked, Repeat::Freely, |client| watch::open(client, request.clone(), choices.clone()));
         opened.await.map(|(_, stream)| stream)
     }
 
@@ -128,7 +130,10 @@ impl Store for EtcdStore {
             return Ok(ttl);
         }
         let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseKeepAlive) };
-        let opened = self.members.call(asked, Repeat::Freely, |client| self.renewals.open(client, id));
+        let choices = self.members.belonging.choices();
+        let opened = self
+            .members
+            .call(asked, Repeat::Freely, |client| self.renewals.open(client, id, choices.clone()));
         opened.await.map(|(_, ttl)| ttl)
     }
 
@@ -191,8 +196,16 @@ impl Store for EtcdStore {
         health::of(&self.members, &self.metrics).await
     }
 
-    async fn value_at_each(&self, key: &[u8]) -> Vec<Option<Bytes>> {
-        health::value_at_each(&self.members, key).await
+    async fn divided(&self, key: &[u8]) -> Vec<EndpointContent> {
+        health::divided(&self.members, key).await
+    }
+
+    fn use_cluster(&self, cluster_id: u64) -> bool {
+        let is_new = self.members.belonging.choose(cluster_id);
+        if is_new {
+            tracing::warn!(cluster = %format_args!("{cluster_id:x}"), "another cluster of etcd is used from now on");
+        }
+        is_new
     }
 
     fn kind(&self) -> StoreKind {

@@ -132,18 +132,35 @@ async fn black_hole_is_given_up_within_the_budget() {
 }
 
 #[tokio::test]
-async fn each_endpoint_says_itself_what_it_holds() {
+async fn of_several_clusters_the_one_that_is_chosen_is_used_and_watches_of_the_others_end() {
     let servers = [EtcdServers::start(1).await, EtcdServers::start(1).await];
     put(&servers[1].store(), "/a", "theirs").await.unwrap();
     let mut endpoints: Vec<String> = servers.iter().flat_map(|servers| servers.options().endpoints).collect();
     endpoints.push("http://127.0.0.1:9".to_owned());
-    let store = EtcdStore::new(&EtcdOptions { endpoints, ..servers[0].options() }).unwrap();
-    let held = store.value_at_each(b"/a").await;
-    assert_eq!(held, [None, Some("theirs".into()), None]);
-    let health = store.health().await;
-    let clusters = health.endpoints.iter().filter_map(|endpoint| endpoint.status.as_ref().ok());
-    let clusters: Vec<u64> = clusters.map(|health| health.status.header.cluster_id).collect();
-    assert!(clusters.len() == 2 && clusters[0] != clusters[1], "{clusters:?}");
+    let options = EtcdOptions { endpoints, ..servers[0].options() };
+    let (store, of_lease) = (EtcdStore::new(&options).unwrap(), EtcdStore::new(&options).unwrap());
+    assert_eq!(servers[0].store().divided(b"/a").await, [], "one cluster");
+    assert_eq!(store.range(Range::key("/a")).await.unwrap().count, 0);
+    let each = store.divided(b"/a").await;
+    let values: Vec<Option<bytes::Bytes>> = each.iter().map(|endpoint| endpoint.value.clone()).collect();
+    assert_eq!(values, [None, Some("theirs".into()), None]);
+    let ids: Vec<Option<u64>> = each.iter().map(|endpoint| endpoint.cluster_id).collect();
+    assert!(ids[0].is_some() && ids[1].is_some() && ids[0] != ids[1] && ids[2].is_none(), "{ids:?}");
+    let lease = of_lease.lease_grant(Duration::from_secs(60)).await.unwrap();
+    assert!(!of_lease.lease_keep_alive(lease.id).await.unwrap().is_zero());
+    let request = crate::store::WatchRequest::new(vec![KeyRange::key("/a")], crate::store::Revision(1));
+    let mut watch = store.watch(request).await.unwrap();
+
+    assert!(store.use_cluster(ids[1].unwrap()) && !store.use_cluster(ids[1].unwrap()));
+    let last = tokio::time::timeout(Duration::from_secs(5), watch.next()).await.unwrap();
+    assert!(matches!(last, Some(crate::store::WatchReply::Cancelled { .. })), "{last:?}");
+    // The connection to the first one is open, and is not used again; a write meets nobody's doubt.
+    store.txn(Txn::of(vec![Op::put("/b", "x")])).await.unwrap();
+    assert_eq!(store.range(Range::key("/a")).await.unwrap().kvs[0].value, "theirs");
+    assert_eq!(servers[0].store().range(Range::prefix("/")).await.unwrap().count, 0);
+    // Whoever shares the options has changed with it; its stream to the first one is still open.
+    assert!(of_lease.lease_keep_alive(lease.id).await.unwrap().is_zero());
+    of_lease.lease_grant(Duration::from_secs(60)).await.unwrap();
 }
 
 #[tokio::test]

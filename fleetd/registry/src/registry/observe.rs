@@ -7,12 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::Shared;
 use crate::store::{
-    Header, Lease, LeaseId, LeaseTtl, Range, RangeReply, Revision, Store, StoreError, StoreHealth, StoreKind,
-    StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
+    EndpointContent, Header, Lease, LeaseId, LeaseTtl, Range, RangeReply, Revision, Store, StoreError,
+    StoreHealth, StoreKind, StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
 };
 
 pub(super) struct Observed {
@@ -82,8 +81,12 @@ impl Store for Observed {
         self.inner.health().await
     }
 
-    async fn value_at_each(&self, key: &[u8]) -> Vec<Option<Bytes>> {
-        self.inner.value_at_each(key).await
+    async fn divided(&self, key: &[u8]) -> Vec<EndpointContent> {
+        self.inner.divided(key).await
+    }
+
+    fn use_cluster(&self, cluster_id: u64) -> bool {
+        self.inner.use_cluster(cluster_id)
     }
 
     fn kind(&self) -> StoreKind {

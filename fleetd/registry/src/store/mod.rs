@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 mod error;
 mod health;
@@ -19,7 +18,7 @@ mod txn;
 mod watch;
 
 pub use error::{Operation, StoreError};
-pub use health::{EndpointHealth, EndpointReport, MemberInfo, StoreHealth};
+pub use health::{EndpointContent, EndpointHealth, EndpointReport, MemberInfo, StoreHealth};
 pub use range::{KeyRange, KeyValue, Range, RangeReply, Select};
 pub use txn::{Compare, Condition, MAX_TXN_COMPARES, MAX_TXN_OPS, Op, OpReply, Txn, TxnReply};
 pub use watch::{WatchBatch, WatchEvent, WatchReply, WatchRequest, WatchStream};
@@ -163,11 +162,18 @@ pub trait Store: Send + Sync + 'static {
         StoreHealth { endpoints: vec![endpoint], alarms, members: Vec::new() }
     }
 
-    /// What every endpoint itself holds under `key`, in the order of [`health`](Self::health), at an operator's request.
-    /// `None`: nothing, or it does not say. Not linearizable.
-    async fn value_at_each(&self, key: &[u8]) -> Vec<Option<Bytes>> {
-        let reply = self.range(Range::key(key.to_vec())).await.ok();
-        vec![reply.and_then(|reply| reply.kvs.into_iter().next()).map(|kv| kv.value)]
+    /// Every endpoint with what it itself holds under `key`, if the endpoints belong to more than one cluster of etcd;
+    /// else nothing. Asks each for itself, and is not linearizable.
+    async fn divided(&self, key: &[u8]) -> Vec<EndpointContent> {
+        let _ = key;
+        Vec::new()
+    }
+
+    /// From now on the endpoints of this cluster of etcd are the store; all watches end. `false`: they already were, or
+    /// this store knows no such thing.
+    fn use_cluster(&self, cluster_id: u64) -> bool {
+        let _ = cluster_id;
+        false
     }
 
     fn kind(&self) -> StoreKind;
@@ -215,8 +221,12 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).health().await
     }
 
-    async fn value_at_each(&self, key: &[u8]) -> Vec<Option<Bytes>> {
-        (**self).value_at_each(key).await
+    async fn divided(&self, key: &[u8]) -> Vec<EndpointContent> {
+        (**self).divided(key).await
+    }
+
+    fn use_cluster(&self, cluster_id: u64) -> bool {
+        (**self).use_cluster(cluster_id)
     }
 
     fn kind(&self) -> StoreKind {

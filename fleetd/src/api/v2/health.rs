@@ -5,11 +5,7 @@
 use std::collections::BTreeSet;
 
 use axum::extract::State;
-use bytes::Bytes;
 use fleet_api::v2::{EndpointView, HealthView, LocalView, MemberView, ProblemView};
-use fleet_core::records::ClusterRecord;
-use fleet_registry::codec::decode;
-use fleet_registry::keys::Key;
 use fleet_registry::registry::upkeep::COMPACT_EVERY;
 use fleet_registry::store::{Alarm, EndpointReport, MemberInfo, StoreError, StoreHealth};
 
@@ -33,28 +29,12 @@ pub(super) async fn get(State(api): State<Api>) -> Answer {
 /// If the endpoints belong to several clusters of etcd: the one that holds the cluster of this machine's member file.
 /// `None`: none of them, several, or that is not known. How many endpoints a cluster has proves nothing.
 async fn ours(api: &Api, health: &StoreHealth) -> Option<u64> {
-    let clusters: Vec<Option<u64>> = health.endpoints.iter().map(etcd_cluster).collect();
-    if clusters.iter().flatten().collect::<BTreeSet<_>>().len() < 2 {
+    let clusters = health.endpoints.iter().filter_map(|report| report.status.as_ref().ok());
+    if clusters.map(|health| health.status.header.cluster_id).collect::<BTreeSet<_>>().len() < 2 {
         return None;
     }
     let member = api.session.session().member?;
-    let key = api.registry.keys().key(&Key::Cluster);
-    let held = api.registry.store().value_at_each(&key).await;
-    let holds = |value: &Option<Bytes>| {
-        let record = value.as_ref().and_then(|value| decode::<ClusterRecord>(&Key::Cluster, value).ok());
-        record.is_some_and(|record| record.id == member)
-    };
-    holder(&clusters, &held.iter().map(holds).collect::<Vec<_>>())
-}
-
-fn holder(clusters: &[Option<u64>], holds: &[bool]) -> Option<u64> {
-    let holders = clusters.iter().zip(holds).filter(|(_, holds)| **holds);
-    let holders: BTreeSet<u64> = holders.filter_map(|(cluster, _)| *cluster).collect();
-    holders.first().copied().filter(|_| holders.len() == 1)
-}
-
-fn etcd_cluster(report: &EndpointReport) -> Option<u64> {
-    report.status.as_ref().ok().map(|health| health.status.header.cluster_id)
+    api.registry.divided().await?.holder(&member)
 }
 
 /// `ours`: the cluster of etcd that is known to hold this machine's cluster, where there are several.
@@ -476,15 +456,6 @@ mod tests {
         assert_eq!(unknown.len(), 1);
         assert!(unknown[0].is_error && unknown[0].text.contains("http://etcd10:2379 to 1"), "{unknown:?}");
         assert!(!unknown[0].remedy.contains("data directory"), "{unknown:?}");
-    }
-
-    #[test]
-    fn the_own_cluster_of_etcd_is_the_only_one_that_holds_the_member_files_cluster() {
-        let clusters = [Some(1), Some(2), None, Some(1)];
-        assert_eq!(holder(&clusters, &[false, true, false, false]), Some(2));
-        assert_eq!(holder(&clusters, &[true, false, false, true]), Some(1));
-        assert_eq!(holder(&clusters, &[true, true, false, false]), None);
-        assert_eq!(holder(&clusters, &[false; 4]), None);
     }
 
     #[test]
