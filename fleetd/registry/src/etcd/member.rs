@@ -11,7 +11,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::belonging::{Belonging, Stranger};
 use super::classify::{Asked, Failure, classify, is_authentication_off};
@@ -27,7 +27,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a password check behind those of all the other machines, after a member's start.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-type Opening = Shared<BoxFuture<'static, Result<Arc<Client>, Failure>>>;
+/// When it ended, and how.
+type Opening = Shared<BoxFuture<'static, (Instant, Result<Arc<Client>, Failure>)>>;
 
 enum Slot {
     Closed,
@@ -73,32 +74,49 @@ impl Member {
     /// # Errors
     /// Nothing was sent then.
     pub async fn client(&self, patience: Duration) -> Result<Arc<Client>, Failure> {
-        let opening = {
+        let began = Instant::now();
+        loop {
+            let opening = match self.connection() {
+                Ok(client) => return Ok(client),
+                Err(opening) => opening,
+            };
+            let left = patience.saturating_sub(began.elapsed());
+            let Ok((ended, outcome)) = timeout(left, opening.clone()).await else {
+                return Err(Failure::NotApplied(format!("no connection within {patience:?}")));
+            };
             let mut slot = self.lock();
-            match &*slot {
-                Slot::Open(client) if !self.login.belonging.is_stranger(self.url()) => {
-                    return Ok(Arc::clone(client));
-                }
-                Slot::Opening(opening) => opening.clone(),
-                Slot::Open(_) | Slot::Closed => {
-                    let task = tokio::spawn(Arc::clone(&self.login).open());
-                    let opening = async move {
-                        task.await.unwrap_or_else(|_| Err(Failure::NotApplied("fleetd is ending".to_owned())))
-                    };
-                    let opening = opening.boxed().shared();
-                    *slot = Slot::Opening(opening.clone());
-                    opening
-                }
+            if matches!(&*slot, Slot::Opening(current) if current.ptr_eq(&opening)) {
+                *slot = outcome.as_ref().map_or(Slot::Closed, |client| Slot::Open(Arc::clone(client)));
             }
-        };
-        let Ok(outcome) = timeout(patience, opening.clone()).await else {
-            return Err(Failure::NotApplied(format!("no connection within {patience:?}")));
-        };
-        let mut slot = self.lock();
-        if matches!(&*slot, Slot::Opening(current) if current.ptr_eq(&opening)) {
-            *slot = outcome.as_ref().map_or(Slot::Closed, |client| Slot::Open(Arc::clone(client)));
+            // An attempt that failed when nobody waited any more says nothing of now.
+            if outcome.is_ok() || ended >= began {
+                return outcome;
+            }
         }
-        outcome
+    }
+
+    /// The connection, or the one that is being made.
+    fn connection(&self) -> Result<Arc<Client>, Opening> {
+        let mut slot = self.lock();
+        match &*slot {
+            Slot::Open(client) if !self.login.belonging.is_stranger(self.url()) => Ok(Arc::clone(client)),
+            Slot::Opening(opening) => Err(opening.clone()),
+            Slot::Open(_) | Slot::Closed => {
+                let login = Arc::clone(&self.login);
+                let task = tokio::spawn(async move {
+                    let outcome = login.open().await;
+                    (Instant::now(), outcome)
+                });
+                let opening = async move {
+                    task.await.unwrap_or_else(|_| {
+                        (Instant::now(), Err(Failure::NotApplied("fleetd is ending".to_owned())))
+                    })
+                };
+                let opening = opening.boxed().shared();
+                *slot = Slot::Opening(opening.clone());
+                Err(opening)
+            }
+        }
     }
 
     /// A connection of its own without a user, which also a member without a leader answers.
@@ -119,6 +137,12 @@ impl Member {
         if matches!(&*slot, Slot::Open(current) if Arc::ptr_eq(current, client)) {
             *slot = Slot::Closed;
         }
+    }
+
+    #[cfg(test)]
+    pub fn has_failed(&self) -> bool {
+        matches!(&*self.lock(), Slot::Opening(opening)
+            if matches!(opening.clone().now_or_never(), Some((_, Err(_)))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Slot> {

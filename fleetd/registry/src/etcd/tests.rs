@@ -4,9 +4,11 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::member::Member;
 use super::server::{EtcdServers, Version};
 use super::{EtcdOptions, EtcdStore};
 use crate::follow::{FollowEvent, FollowOptions, Follower};
@@ -204,6 +206,22 @@ async fn a_cluster_that_takes_the_address_of_ours_answers_nothing_for_it() {
     let write = store.txn(Txn::of(vec![Op::put("/a", "x")])).await.unwrap_err();
     assert!(write.to_string().contains("belongs to etcd cluster"), "{write}");
     assert_eq!(ours.store().range(Range::key("/a")).await.unwrap().count, 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_failed_for_nobody_is_made_anew_for_the_next_caller() {
+    let mut servers = EtcdServers::start(1).await;
+    let member = Member::new(&servers.options().endpoints[0], &servers.options()).unwrap();
+    servers.kill(0);
+    // Whoever asked gives up at once; the attempt goes on by itself, and is refused.
+    assert!(member.client(Duration::from_secs(5)).now_or_never().is_none());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !member.has_failed() {
+        assert!(Instant::now() < deadline, "the attempt does not end");
+        sleep(Duration::from_millis(10)).await;
+    }
+    servers.restart(0).await;
+    member.client(Duration::from_secs(5)).await.expect("a call of its own connects");
 }
 
 #[tokio::test]
