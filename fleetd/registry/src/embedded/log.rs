@@ -98,14 +98,23 @@ impl<D: Disk> Log<D> {
         let mut state = base::read(&disks.bases[base], &paths.bases[base], now)?;
         let folded = [state.revision(); 2];
         let (mut journal, chain) = Journal::open(slots.clone(), records, first).map_err(of_journal)?;
-        for record in chain {
+        // From the last one on that was not written by a start. Each start that failed has left one behind it.
+        let mut unsure = 0;
+        for (index, record) in chain.iter().enumerate() {
             let number = record.link.number;
             let of_record = |detail: &str| damaged(format!("record {number} of the journal: {detail}"));
-            let payload = journal.payload(&record).map_err(|error| failed("reading", &path(), error))?;
-            for entry in decode(&payload).map_err(|error| of_record(&error.to_string()))? {
+            let payload = journal.payload(record).map_err(|error| failed("reading", &path(), error))?;
+            let entries = decode(&payload).map_err(|error| of_record(&error.to_string()))?;
+            if !matches!(entries[..], [Entry::Term(_)]) {
+                unsure = index;
+            }
+            for entry in entries {
                 redo(&mut state, entry, now)
                     .ok_or_else(|| of_record("it does not follow from those before it"))?;
             }
+        }
+        for record in &chain[unsure..] {
+            journal.write_back(record).map_err(|error| failed("reading", &path(), error))?;
         }
         journal.fit(state.size());
         state.identity.raft_term += 1;
