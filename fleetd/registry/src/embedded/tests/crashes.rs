@@ -115,6 +115,42 @@ fn failed_fsync_then_restarts_then_a_power_cut_lose_nothing_that_was_told() {
 }
 
 #[test]
+fn power_cut_after_a_damaged_base_was_made_good_loses_nothing_that_was_told() {
+    let mut cuts = 0;
+    let run = record(36);
+    let finished = Machine::of(run.start.clone());
+    run.ops.iter().for_each(|op| finished.redo(op));
+    // So that every group, a large one too, is once the one with which a slot begins.
+    for first in 0..8 {
+        for file in 0..2 {
+            let mut damaged = finished.images();
+            damaged[file][5_000] ^= 1;
+            let machine = Machine::of(damaged.clone());
+            let (mut log, mut draft) = open(&machine).unwrap();
+            let mut told = vec![(0, view(&draft))];
+            for number in first..first + 16 {
+                append(&mut log, &mut draft, number).unwrap();
+                told.push((machine.op_count(), view(&draft)));
+            }
+            let ops = machine.ops();
+            for cut in 0..=ops.len() {
+                cuts += 1;
+                let last = told.iter().rposition(|(ops, _)| *ops <= cut).unwrap();
+                let power_cut = PowerCut::new(&damaged, &ops, cut, 0);
+                for left in power_cut.losses(cut as u64) {
+                    let what = format!("from group {first}, base {file}, cut {cut}, {left:?}");
+                    let (_, found) = open(&Machine::of(power_cut.images(left)))
+                        .unwrap_or_else(|error| panic!("{what}: {error}"));
+                    let found = view(&found);
+                    assert!(told[last..].iter().take(2).any(|(_, view)| *view == found), "{what}");
+                }
+            }
+        }
+    }
+    assert!(cuts > 500, "{cuts}");
+}
+
+#[test]
 fn power_cut_during_a_recovery_loses_nothing_more() {
     let run = record(24);
     let mut cuts = 0;
