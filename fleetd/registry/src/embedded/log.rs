@@ -107,7 +107,10 @@ impl<D: Disk> Log<D> {
             let number = record.link.number;
             let of_record = |detail: &str| damaged(format!("record {number} of the journal: {detail}"));
             let payload = journal.payload(record).map_err(|error| failed("reading", &path(), error))?;
-            let entries = decode(&payload).map_err(|error| of_record(&error.to_string()))?;
+            let entries = decode(&payload).map_err(|error| match error {
+                error if error.is_of_later_version() => OpenError::NewerRecord { path: path(), number },
+                error => of_record(&error.to_string()),
+            })?;
             if !matches!(entries[..], [Entry::Term(_)]) {
                 unsure = index;
             }

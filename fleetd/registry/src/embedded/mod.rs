@@ -144,7 +144,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A writer that panicked has said so; there is nothing to add.
+            // One that panicked has ended fleetd where panics abort, and has said so elsewhere.
             let _ = thread.join();
         }
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::disk::{Failing, Machine};
 use super::run::{append, created, open, view};
 use crate::embedded::EmbeddedStore;
+use crate::embedded::base;
 use crate::embedded::clock::Clock;
 use crate::embedded::log::AppendError;
 use crate::store::{
@@ -188,6 +189,22 @@ async fn reaches_the_disk(machine: &Machine, ops: usize) {
         }
     });
     begun.await.expect("the write reaches the disk");
+}
+
+#[test]
+fn base_that_finds_no_space_gives_back_what_it_took() {
+    let mut refusals = 0;
+    for grace in 0..30 {
+        let machine = Machine::of(created());
+        let (_, state) = open(&machine).unwrap();
+        machine.fail(Failing::Growth, grace);
+        if let Err(error) = base::write(&machine.disks().bases[1], 7, &state) {
+            assert!(matches!(error, base::WriteError::NoSpace), "{error:?}");
+            assert_eq!(machine.images()[1].len(), 0, "after {grace} operations");
+            refusals += 1;
+        }
+    }
+    assert!(refusals > 0);
 }
 
 #[tokio::test]
