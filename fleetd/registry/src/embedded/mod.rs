@@ -225,10 +225,10 @@ impl Store for EmbeddedStore {
         let published = lock(&self.shared.published);
         let header = published.state.header();
         let member_id = header.member_id;
-        let alarms = match published.health {
+        let alarms = match &published.health {
             Health::Well => Vec::new(),
             Health::Full => vec![Alarm::NoSpace { member_id }],
-            Health::Broken(_) => vec![Alarm::Corrupt { member_id }],
+            Health::Broken(detail) => vec![Alarm::Disk { detail: detail.clone() }],
         };
         Ok(StoreStatus {
             header,

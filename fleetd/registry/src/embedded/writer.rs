@@ -140,10 +140,9 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Everything that waits, at least one; empty when only a lease is due; `None` at the end.
+    /// Everything that waits, at least one; empty when only a lease or a full disk is due; `None` at the end.
     fn gather(&mut self) -> Option<Vec<Job>> {
-        let wake = lock(&self.published).state.next_expiry();
-        let first = match wake {
+        let first = match self.wake_at() {
             Some(at) => match self.jobs.recv_timeout(at.saturating_duration_since(self.clock.now())) {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
@@ -172,6 +171,13 @@ impl<D: Disk> Writer<D> {
         Some(jobs)
     }
 
+    /// When something is to be done without a job: a lease ends, or a full disk is tried again.
+    fn wake_at(&self) -> Option<Instant> {
+        let published = lock(&self.published);
+        let retry_at = (published.health == Health::Full).then_some(self.retry_at);
+        published.state.next_expiry().into_iter().chain(retry_at).min()
+    }
+
     fn serve(&mut self, mut jobs: Vec<Job>) {
         // Whoever has given up waiting was told that the outcome is unknown.
         jobs.retain(|job| !job.reply.is_closed());
@@ -191,7 +197,9 @@ impl<D: Disk> Writer<D> {
             let answer = self.draft_task(&job.task, &mut changes);
             answers.push((job, answer));
         }
-        if changes.is_empty() {
+        // On a disk that was full an empty record tells whether there is space again, so that this is known before
+        // somebody needs it.
+        if changes.is_empty() && lock(&self.published).health == Health::Well {
             return answer_all(answers);
         }
         let begin = std::time::Instant::now();

@@ -93,10 +93,18 @@ impl fmt::Display for StoreKind {
 }
 
 /// A condition that a store raised about itself; writes may fail until an operator clears it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Alarm {
-    NoSpace { member_id: u64 },
-    Corrupt { member_id: u64 },
+    NoSpace {
+        member_id: u64,
+    },
+    Corrupt {
+        member_id: u64,
+    },
+    /// The disk below a store of this process's own failed, and nothing is written before a restart.
+    Disk {
+        detail: String,
+    },
 }
 
 /// Health of the store as the answering member sees it.

@@ -5,6 +5,7 @@ mod cluster;
 mod events;
 mod health;
 mod machines;
+mod own_store;
 mod remote;
 mod states;
 mod transfer;
