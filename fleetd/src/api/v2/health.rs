@@ -10,7 +10,7 @@ use fleet_registry::registry::upkeep::COMPACT_EVERY;
 use fleet_registry::store::{Alarm, EndpointReport, MemberInfo, StoreError, StoreHealth, StoreKind};
 
 use super::super::state::Api;
-use super::{Answer, cluster, json, own_store};
+use super::{Answer, cluster, json, own_store, strangers};
 
 /// A history longer than this was not compacted when it should have been, three times.
 const HISTORY_MOST: u64 = 3 * COMPACT_EVERY.unsigned_abs();
@@ -22,19 +22,8 @@ const FRAGMENTED_BYTES: u64 = 256 << 20;
 pub(super) async fn get(State(api): State<Api>) -> Answer {
     let store = api.registry.store();
     let health = store.health().await;
-    let ours = ours(&api, &health).await;
+    let ours = strangers::ours(&api, &health).await;
     json(&judge(store.kind(), &health, cluster::local(&api), ours))
-}
-
-/// If the endpoints belong to several clusters of etcd: the one that holds the cluster of this machine's member file.
-/// `None`: none of them, several, or that is not known. How many endpoints a cluster has proves nothing.
-async fn ours(api: &Api, health: &StoreHealth) -> Option<u64> {
-    let clusters = health.endpoints.iter().filter_map(|report| report.status.as_ref().ok());
-    if clusters.map(|health| health.status.header.cluster_id).collect::<BTreeSet<_>>().len() < 2 {
-        return None;
-    }
-    let member = api.session.session().member?;
-    api.registry.divided().await?.holder(&member)
 }
 
 /// `ours`: the cluster of etcd that is known to hold this machine's cluster, where there are several.
@@ -51,7 +40,7 @@ fn judge(kind: StoreKind, health: &StoreHealth, local: LocalView, ours: Option<u
     let mut problems = Vec::new();
     if kind == StoreKind::Etcd {
         problems.extend(silence(&health.endpoints));
-        problems.extend(strangers(&endpoints, ours));
+        problems.extend(strangers::problems(&endpoints, ours));
         problems.extend(health.alarms.iter().filter_map(|alarm| alarmed(alarm, &endpoints, &health.members)));
     } else {
         problems.extend(own_store::problems(&health.endpoints, &health.alarms));
@@ -134,7 +123,7 @@ pub(super) fn why(error: &StoreError) -> String {
 }
 
 /// As `etcdctl` writes it.
-fn id(id: u64) -> String {
+pub(super) fn id(id: u64) -> String {
     format!("{id:x}")
 }
 
@@ -169,42 +158,6 @@ fn silence(endpoints: &[EndpointReport]) -> Vec<ProblemView> {
         )
     };
     silent.into_iter().map(one).collect()
-}
-
-/// Endpoints that other clusters of etcd serve, as after a member was started anew as a cluster of its own.
-fn strangers(endpoints: &[EndpointView], ours: Option<u64>) -> Vec<ProblemView> {
-    let answering = || endpoints.iter().filter(|view| view.reachable);
-    if answering().map(|view| &view.cluster).collect::<BTreeSet<_>>().len() < 2 {
-        return Vec::new();
-    }
-    let Some(ours) = ours.map(id) else {
-        let each = answering().map(|view| format!("{} to {}", view.endpoint, view.cluster));
-        return vec![error(
-            "other-cluster",
-            "",
-            format!(
-                "the endpoints belong to different clusters of etcd ({}), and which of them holds this machine's \
-                 cluster is not known",
-                each.collect::<Vec<_>>().join(", ")
-            ),
-            "find out with `etcdctl get /fleet/cluster` at each endpoint, and leave only those of the right \
-             one in etcd_servers; remove nobody's data before that"
-                .to_owned(),
-        )];
-    };
-    let strange = answering().filter(|view| view.cluster != ours);
-    strange
-        .map(|view| {
-            error(
-                "other-cluster",
-                &view.endpoint,
-                format!("it belongs to etcd cluster {}; this machine's cluster is kept in {ours}", view.cluster),
-                "take it out of etcd_servers. If it is a member that was started anew by mistake, and holds nothing \
-                 else: remove its data directory and add it with --initial-cluster-state=existing"
-                    .to_owned(),
-            )
-        })
-        .collect()
 }
 
 fn alarm_name(alarm: &Alarm) -> &'static str {
@@ -447,28 +400,6 @@ mod tests {
             space.remedy.starts_with("etcdctl compact 50000; etcdctl defrag --cluster; etcdctl alarm disarm")
         );
         assert_eq!(view.endpoints[0].alarms, ["NOSPACE"]);
-    }
-
-    #[test]
-    fn the_stranger_is_who_does_not_hold_this_machines_cluster_however_many_they_are() {
-        let mut health = three();
-        for index in [1, 2] {
-            change(&mut health, index, |member| member.status.header.cluster_id = 2);
-        }
-        let others = |ours| {
-            let view = judge(StoreKind::Etcd, &health, local(), ours);
-            let other = view.problems.into_iter().filter(|problem| problem.code == "other-cluster");
-            other.collect::<Vec<_>>()
-        };
-        let strange = others(Some(1));
-        let subjects: Vec<&str> = strange.iter().map(|problem| problem.subject.as_str()).collect();
-        assert_eq!(subjects, ["http://etcd11:2379", "http://etcd12:2379"]);
-        assert!(strange[0].remedy.contains("take it out of etcd_servers"), "{strange:?}");
-        // Who is right is not known: no advice may cost data.
-        let unknown = others(None);
-        assert_eq!(unknown.len(), 1);
-        assert!(unknown[0].is_error && unknown[0].text.contains("http://etcd10:2379 to 1"), "{unknown:?}");
-        assert!(!unknown[0].remedy.contains("data directory"), "{unknown:?}");
     }
 
     #[test]

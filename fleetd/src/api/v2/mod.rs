@@ -8,6 +8,7 @@ mod machines;
 mod own_store;
 mod remote;
 mod states;
+mod strangers;
 mod transfer;
 mod units;
 mod wait;
