@@ -113,6 +113,8 @@ pub struct Limits {
     pub v2_body: usize,
     /// Open at once, of each listener: those of one take none from another.
     pub connections: usize,
+    /// Answers of other machines that are passed on at once: each is a connection there, and a program or two.
+    pub relays: usize,
     /// How long a client on TCP may leave what is sent to it unread.
     pub stall: Duration,
     /// The same on a unix socket, where a person may be reading a journal page by page.
@@ -134,6 +136,7 @@ impl Default for Limits {
             v1_body: 1 << 20,
             v2_body: 32 << 20,
             connections: 1024,
+            relays: 128,
             stall: Duration::from_secs(30),
             patience: Duration::from_secs(600),
             heartbeat: Duration::from_secs(5),

@@ -9,23 +9,40 @@ use fleet_core::store_trust::Trust;
 use fleet_core::{MachineId, RequestId, Timestamp};
 use fleet_registry::ClusterFence;
 use fleet_registry::registry::Asked;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Failure, Options, caller};
 
-/// The options of the running API. Clones are cheap.
+/// The options of the running API, and what its clients share. Clones are cheap.
 #[derive(Clone)]
-pub(super) struct Api(Arc<Options>);
+pub(super) struct Api(Arc<Shared>);
+
+struct Shared {
+    options: Options,
+    relays: Arc<Semaphore>,
+}
 
 impl std::ops::Deref for Api {
     type Target = Options;
     fn deref(&self) -> &Options {
-        &self.0
+        &self.0.options
     }
 }
 
 impl Api {
     pub fn new(options: Options) -> Api {
-        Api(Arc::new(options))
+        let relays = Arc::new(Semaphore::new(options.limits.relays));
+        Api(Arc::new(Shared { options, relays }))
+    }
+
+    /// Held for as long as another machine's answer is passed on.
+    pub fn relay(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        Arc::clone(&self.0.relays).try_acquire_owned().map_err(|_| {
+            let message = "this machine passes on as many answers of other machines as it may";
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, message).with_remedy(
+                "try again; end a `fleetctl journal` that nobody reads, or ask the unit's machine itself",
+            )
+        })
     }
 
     pub fn now(&self) -> Timestamp {

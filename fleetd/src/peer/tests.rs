@@ -65,7 +65,7 @@ impl Pair {
             machine: machine("m1"),
             keys: server_keys.clone(),
             listen: ([127, 0, 0, 1], 0).into(),
-            tools: LocalTools { systemctl: program.clone(), journalctl: program },
+            tools: LocalTools { systemctl: program.clone(), journalctl: program, ..LocalTools::default() },
             heartbeat: Duration::from_millis(100),
             shutdown: shutdown.clone(),
         };
