@@ -99,8 +99,11 @@ async fn drained(mut body: Body, mut left: usize) -> Failure {
         let Some(rest) = left.checked_sub(length) else { break };
         left = rest;
     }
-    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "this machine takes in as much for other requests as it may")
-        .with_remedy("nothing was changed; try again in a few seconds")
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "this machine takes in as much for other requests as it may",
+    )
+    .with_remedy("nothing was changed; try again in a few seconds")
 }
 
 pub(super) fn too_large(limit: usize) -> Failure {

@@ -11,6 +11,7 @@ use fleet_registry::ClusterFence;
 use fleet_registry::registry::Asked;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::bodies::{Bodies, too_large};
 use super::{Failure, Options, caller};
 
 /// The options of the running API, and what its clients share. Clones are cheap.
@@ -20,6 +21,7 @@ pub(super) struct Api(Arc<Shared>);
 struct Shared {
     options: Options,
     relays: Arc<Semaphore>,
+    bodies: Bodies,
 }
 
 impl std::ops::Deref for Api {
@@ -32,7 +34,12 @@ impl std::ops::Deref for Api {
 impl Api {
     pub fn new(options: Options) -> Api {
         let relays = Arc::new(Semaphore::new(options.limits.relays));
-        Api(Arc::new(Shared { options, relays }))
+        let bodies = Bodies::new(&options.limits);
+        Api(Arc::new(Shared { options, relays, bodies }))
+    }
+
+    pub fn bodies(&self) -> &Bodies {
+        &self.0.bodies
     }
 
     /// Held for as long as another machine's answer is passed on.
@@ -113,8 +120,7 @@ pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Failure
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(inner) = source {
             if inner.is::<http_body_util::LengthLimitError>() {
-                let message = format!("the request's body is larger than {limit} bytes");
-                return Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message);
+                return too_large(limit);
             }
             source = inner.source();
         }

@@ -226,3 +226,70 @@ async fn answers_of_other_machines_are_passed_on_to_so_many_at_once() {
     };
     tokio::time::timeout(DEADLINE, room).await.expect("a client that has ended makes room");
 }
+
+/// Begins a request of this size, and sends so much of its body.
+async fn begin(lab: &Lab, size: usize, sent: usize) -> UnixStream {
+    let mut client = UnixStream::connect(&lab.socket).await.unwrap();
+    let head = format!(
+        "POST /fleet/v2/requests HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         content-length: {size}\r\n\r\n"
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    client.write_all(&vec![b' '; sent]).await.unwrap();
+    client
+}
+
+/// Sends the rest.
+async fn end(mut client: UnixStream, rest: usize) -> String {
+    client.write_all(&vec![b' '; rest]).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(DEADLINE, client.read_to_string(&mut answer))
+        .await
+        .expect("it is answered")
+        .unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn bodies_share_their_room_and_the_smallest_need_none() {
+    const KIB: usize = 1 << 10;
+    let limits = Limits { v1_body: 64 * KIB, v1_bodies: 90 * KIB, v2_bodies: 300 * KIB, ..Limits::default() };
+    let lab = Lab::with(limits, |_| {}).await;
+    // Whoever announces much and sends little takes little: all four fit, and no more.
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        slow.push((begin(&lab, 208 * KIB, 140 * KIB).await, 68 * KIB));
+        slow.push((begin(&lab, 64 * KIB, 30 * KIB).await, 34 * KIB));
+    }
+    let is_taken_in = || async {
+        // What would not fit a slow one's rest is refused: then so much of them has been read.
+        for size in [32 * KIB, 66 * KIB] {
+            let answer = end(begin(&lab, size, 0).await, size).await;
+            if !answer.starts_with("HTTP/1.1 503 ") {
+                return false;
+            }
+            assert!(answer.contains("nothing was changed; try again"), "{answer}");
+        }
+        true
+    };
+    let taken_in = async {
+        while !is_taken_in().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, taken_in).await.expect("bodies that are arriving are counted");
+    let small = end(begin(&lab, 16 * KIB, 0).await, 16 * KIB).await;
+    assert!(!small.starts_with("HTTP/1.1 503 "), "{small}");
+    assert_eq!(lab.get("/fleet/v2/units").await.code(), 200);
+    // The first of each kind gets no more room; it is refused, and leaves room for the other.
+    let answers: Vec<bool> = {
+        let mut answers = Vec::new();
+        for (client, rest) in slow {
+            answers.push(end(client, rest).await.starts_with("HTTP/1.1 503 "));
+        }
+        answers
+    };
+    assert_eq!(answers, [true, true, false, false]);
+    let again = end(begin(&lab, 200 * KIB, 0).await, 200 * KIB).await;
+    assert!(!again.starts_with("HTTP/1.1 503 "), "{again}");
+}
