@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,11 @@ pub enum ListenError {
     NotLoopback { address: SocketAddr },
     #[error("the socket {name}, which systemd passed, cannot be used; correct the .socket unit of fleetd")]
     Passed { name: String, source: io::Error },
+    #[error(
+        "every user of this machine may open the socket {name} ({address}), which systemd passed, and with it be root: \
+         in the .socket unit of fleetd, set ListenStream= to a path, SocketMode=0660 and SocketGroup={GROUP}"
+    )]
+    OpenToAll { name: String, address: String },
     #[error(transparent)]
     Certificate(#[from] CertificateError),
 }
@@ -71,7 +77,7 @@ fn adopt(passed: Passed, asks_for_certificates: bool) -> Result<Listener, Listen
     let failed = |source| ListenError::Passed { name: name.clone(), source };
     let listener = match socket {
         Socket::Unix(socket) => {
-            warn_if_open_to_all(&socket, &name);
+            guarded(&socket, &name)?;
             UnixListener::from_std(socket).map(Listener::Unix).map_err(failed)?
         }
         Socket::Tcp(socket) => {
@@ -84,18 +90,23 @@ fn adopt(passed: Passed, asks_for_certificates: bool) -> Result<Listener, Listen
     Ok(listener)
 }
 
-/// systemd lets everybody open a socket unless its unit says otherwise.
-fn warn_if_open_to_all(socket: &std::os::unix::net::UnixListener, name: &str) {
-    let address = socket.local_addr().ok();
-    let meta =
-        address.as_ref().and_then(|address| address.as_pathname()).and_then(|path| path.metadata().ok());
-    if meta.is_some_and(|meta| meta.permissions().mode() & 0o002 != 0) {
-        tracing::warn!(
-            socket = name,
-            "every user of this machine may use the API, and with it be root: set SocketMode=0660 and \
-             SocketGroup={GROUP} in the .socket unit"
-        );
-    }
+/// systemd lets everybody open a socket unless its unit says otherwise, and nothing can guard one without a file.
+fn guarded(socket: &std::os::unix::net::UnixListener, name: &str) -> Result<(), ListenError> {
+    let failed = |source| ListenError::Passed { name: name.to_owned(), source };
+    let address = socket.local_addr().map_err(failed)?;
+    let shown = match (address.as_pathname(), address.as_abstract_name()) {
+        (Some(path), _) => {
+            // One whose file is gone can be opened by nobody new.
+            let mode = path.metadata().map_or(0, |meta| meta.permissions().mode());
+            if mode & 0o002 == 0 {
+                return Ok(());
+            }
+            format!("{}, mode {:04o}", path.display(), mode & 0o7777)
+        }
+        (None, Some(name)) => format!("@{}, in the abstract namespace", String::from_utf8_lossy(name)),
+        (None, None) => "without a name".to_owned(),
+    };
+    Err(ListenError::OpenToAll { name: name.to_owned(), address: shown })
 }
 
 /// Whether this listener is that address, which then needs no binding. `/var/run` leads to `/run`.

@@ -355,6 +355,28 @@ async fn what_cannot_be_used_is_refused_at_the_start() {
 }
 
 #[tokio::test]
+async fn a_passed_socket_that_every_user_may_open_is_refused() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("passed.sock");
+    let of_a_file = UnixListener::bind(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let name = format!("fleet-test-{}", std::process::id());
+    let of_no_file = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    for (socket, place) in
+        [(of_a_file, format!("({}, mode 0666)", path.display())), (of_no_file, format!("(@{name}, in"))]
+    {
+        let passed = Passed { socket: Socket::Unix(socket), name: "fleetd.socket".into() };
+        let error = refused(|options| options.passed.push(passed)).await;
+        assert!(matches!(error, ListenError::OpenToAll { .. }), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains(&place) && error.contains("SocketMode=0660"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_passed_socket_is_served_and_neither_bound_again_nor_removed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("passed.sock");
