@@ -4,11 +4,12 @@
 //! address others can reach is refused here as well as in the configuration, unless clients show certificates.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::passed::{Passed, Socket};
@@ -118,10 +119,25 @@ fn is_at(listener: &Listener, address: &Listen) -> bool {
             own.is_some_and(|own| own == path || resolved(own).is_some_and(|own| Some(own) == resolved(path)))
         }
         (Listener::Tcp(listener), Listen::Tcp(address)) => {
-            listener.local_addr().is_ok_and(|own| own == *address)
+            listener.local_addr().is_ok_and(|own| takes(own, is_ipv6_only(listener), *address))
         }
         _ => false,
     }
+}
+
+/// Whether connections to `address` come in at `own`. systemd binds a bare port for both families at once.
+fn takes(own: SocketAddr, is_ipv6_only: bool, address: SocketAddr) -> bool {
+    let (ip, asked) = (own.ip().to_canonical(), address.ip().to_canonical());
+    let is_everywhere = match ip {
+        IpAddr::V4(ip) => ip.is_unspecified() && asked.is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified() && (asked.is_ipv6() || !is_ipv6_only),
+    };
+    own.port() == address.port() && (ip == asked || is_everywhere)
+}
+
+fn is_ipv6_only(listener: &TcpListener) -> bool {
+    // Of a socket that is not of IPv6 it is an error to ask.
+    getsockopt(listener, sockopt::Ipv6V6Only).unwrap_or(false)
 }
 
 fn resolved(path: &Path) -> Option<PathBuf> {
@@ -179,5 +195,31 @@ fn hand_to_group(path: &Path) {
     };
     if let Err(error) = nix::unistd::chown(path, None, Some(group.gid)) {
         tracing::warn!(%error, path = %path.display(), group = GROUP, "cannot hand the socket to its group");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::takes;
+
+    #[test]
+    fn a_socket_for_all_addresses_takes_what_is_asked_of_each_of_them() {
+        for (own, is_ipv6_only, address, expected) in [
+            ("127.0.0.1:1", false, "127.0.0.1:1", true),
+            ("127.0.0.1:1", false, "127.0.0.1:2", false),
+            ("127.0.0.1:1", false, "127.0.0.2:1", false),
+            ("127.0.0.1:1", false, "0.0.0.0:1", false),
+            ("0.0.0.0:1", false, "10.0.0.1:1", true),
+            ("0.0.0.0:1", false, "[::1]:1", false),
+            ("[::]:1", false, "0.0.0.0:1", true),
+            ("[::]:1", false, "127.0.0.1:1", true),
+            ("[::]:1", false, "[::1]:1", true),
+            ("[::]:1", true, "0.0.0.0:1", false),
+            ("[::]:1", true, "[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", false, "127.0.0.1:1", true),
+        ] {
+            let takes = takes(own.parse().unwrap(), is_ipv6_only, address.parse().unwrap());
+            assert_eq!(takes, expected, "{own} {is_ipv6_only} {address}");
+        }
     }
 }

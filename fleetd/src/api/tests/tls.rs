@@ -377,6 +377,25 @@ async fn a_passed_socket_that_every_user_may_open_is_refused() {
 }
 
 #[tokio::test]
+async fn what_listen_names_is_not_bound_beside_a_passed_socket_for_all_addresses() {
+    let authority = Authority::new("ours");
+    let Ok(everywhere) = std::net::TcpListener::bind("[::]:0") else {
+        // A machine without IPv6 has no such socket.
+        return;
+    };
+    everywhere.set_nonblocking(true).unwrap();
+    let address = everywhere.local_addr().unwrap();
+    let lab = Lab::with(Limits::default(), |options| {
+        options.tls = Some(authority.server(true));
+        options.passed.push(Passed { socket: Socket::Tcp(everywhere), name: "fleetd.socket".into() });
+        options.listen.push(Listen::Tcp(([0, 0, 0, 0], address.port()).into()));
+    })
+    .await;
+    assert_eq!(lab.tcp, [address]);
+    assert_eq!(ask(&lab, &authority.client(Some("alice"))).await, Ok(()));
+}
+
+#[tokio::test]
 async fn a_passed_socket_is_served_and_neither_bound_again_nor_removed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("passed.sock");
