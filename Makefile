@@ -20,7 +20,7 @@ REVISION ?= 1
 COMPRESS ?= xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install deb lint-deb demo test fuzz bench lint audit fmt clean-labs
+.PHONY: help setup build install deb lint-deb demo next test fuzz bench lint audit fmt clean-labs
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -35,15 +35,24 @@ build: setup ## Release binaries fleetd, fleetctl and fleet-lab in target/releas
 install: ## What make build has built, with the files of a service, below DESTDIR and PREFIX (/usr)
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" scripts/install.sh
 
+# Those of other versions go: whoever installs, or checks, target/debian/fleet*.deb means these.
 deb: build ## Debian packages fleetd and fleetctl in target/debian
+	@rm -f target/debian/fleet*.deb
 	@REVISION="$(REVISION)" COMPRESS="$(COMPRESS)" scripts/deb.sh
 
-lint-deb: deb ## lintian on the packages; errors fail
+# Asked for before the build: nothing else needs lintian, so scripts/setup.sh does not install it.
+lint-deb: ## lintian on what make deb makes, the only target that needs it; errors fail
 	@command -v lintian >/dev/null || { echo "make lint-deb: install Debian's package lintian" >&2; exit 1; }
+	@$(MAKE) --no-print-directory deb
 	lintian --fail-on error target/debian/fleet*.deb
 
 demo: build ## Three machines, a real etcd, and the whole story with measured times (root)
 	target/release/fleet-demo
+
+# Everything is asked for with the features and development dependencies of `make test`, which an example brings along:
+# so only the crates of fleetd are compiled once more.
+next: ## target/debug/fleetd-next, the fleetd of a release to come, for the test of rolling upgrades
+	$(CARGO) build --workspace --locked --features fleetd/next-records --bin fleetd-next --example embedded_put
 
 # The labs run the binaries that lie beside the tests, so these are built first. All targets at once: a build of the
 # binaries alone would compile the dependencies a second time, with other features. Documentation tests and fuzzing come
@@ -51,6 +60,7 @@ demo: build ## Three machines, a real etcd, and the whole story with measured ti
 test: setup ## Every test; those in labs need root
 	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests boot machines: run it as root, or leave those out: cargo test --workspace --exclude fleet-tests" >&2; exit 1; }
 	$(CARGO) build --workspace --all-targets --locked
+	@$(MAKE) --no-print-directory next
 	$(CARGO) test --workspace --doc --locked --quiet
 	@broken=0; $(if $(FILTER),:,CARGO=$(CARGO) scripts/fuzz.sh $(FUZZ_SECONDS)) || broken=1; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \

@@ -53,6 +53,11 @@ pub enum JoinError {
     NotJoined { cluster: ClusterId },
     #[error("this machine's own store: {0}")]
     Open(#[from] OpenError),
+    #[error(
+        "reading this machine's own store broke off ({what}); nothing was changed. See `journalctl -u fleetd`, then send \
+         the same request again"
+    )]
+    BrokeOff { what: String },
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error(transparent)]
@@ -135,8 +140,7 @@ impl Join {
         if !directory.exists() {
             return Ok(None);
         }
-        let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&directory)).await;
-        let store = opened.map_err(|_| JoinError::NothingToMove)??;
+        let store = apart(move || EmbeddedStore::open(&directory)).await?;
         let keys = Keys::new(DEFAULT_PREFIX).expect("the default is a prefix");
         Ok(Registry::new(Arc::new(store), keys, 0).export().await?)
     }
@@ -215,6 +219,31 @@ impl Join {
     }
 }
 
+/// Opens a store on a thread that may block.
+async fn apart<S: Send + 'static>(
+    open: impl FnOnce() -> Result<S, OpenError> + Send + 'static,
+) -> Result<S, JoinError> {
+    match tokio::task::spawn_blocking(open).await {
+        Ok(opened) => Ok(opened?),
+        Err(error) => Err(JoinError::BrokeOff { what: error.to_string() }),
+    }
+}
+
 fn taken(names: &[unit_files::UnitName]) -> JoinError {
     JoinError::Taken { names: names.iter().map(ToString::to_string).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_whose_opening_breaks_off_is_told_and_not_taken_for_none() {
+        let error = apart::<()>(|| panic!("a page out of bounds")).await.unwrap_err();
+        assert!(
+            matches!(&error, JoinError::BrokeOff { what } if what.contains("a page out of bounds")),
+            "{error}"
+        );
+        assert!(error.to_string().contains("nothing was changed"), "{error}");
+    }
 }

@@ -71,7 +71,7 @@ fn help() -> String {
     text
 }
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let Arguments { config: file, version, command } = Arguments::parse();
     match command {
         _ if version => show(&format!("fleetd version {VERSION}\n")),

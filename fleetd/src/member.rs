@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fleet_core::records::{Extra, READS, SCHEMA, raise};
 use fleet_core::store_trust::Member;
 use fleet_core::{ClusterId, Epoch, Revision};
 use fleet_registry::store::StoreKind;
@@ -23,6 +24,12 @@ pub enum MemberError {
         path.display()
     )]
     Damaged { path: PathBuf, error: serde_json::Error },
+    #[error(
+        "the member file {} has schema {found}, this fleetd reads up to {READS}; install the newer fleetd again. The way \
+         back is one release at a time",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: u32 },
     #[error("cannot write the member file {}; free space in the state directory or mount it writable", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -36,14 +43,11 @@ pub struct MemberFile {
 
 impl MemberFile {
     /// # Errors
-    /// `Read`, `Damaged`. A missing file is a machine that never belonged to a cluster.
+    /// `Read`, `Damaged`, `Newer`. A missing file is a machine that never belonged to a cluster.
     pub fn open(state_directory: &Path) -> Result<MemberFile, MemberError> {
         let path = MemberFile::path_in(state_directory);
         let member = match std::fs::read(&path) {
-            Ok(bytes) => Some(
-                serde_json::from_slice(&bytes)
-                    .map_err(|error| MemberError::Damaged { path: path.clone(), error })?,
-            ),
+            Ok(bytes) => Some(read(&path, &bytes)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(MemberError::Read { path, source }),
         };
@@ -74,7 +78,8 @@ impl MemberFile {
         seen: Revision,
     ) -> Result<(), MemberError> {
         let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
-        self.store(&mut held, Member { cluster, epoch, store: store.to_string(), witness, seen })
+        let (v, extra) = held.as_ref().map_or((SCHEMA, Extra::new()), |held| (held.v, held.extra.clone()));
+        self.store(&mut held, Member { v, cluster, epoch, store: store.to_string(), witness, seen, extra })
     }
 
     /// Copies what the store has acknowledged. Call it only after the store's reply. Never goes back.
@@ -89,13 +94,29 @@ impl MemberFile {
         if advanced == *member { Ok(()) } else { self.store(&mut held, advanced) }
     }
 
-    fn store(&self, held: &mut Option<Member>, member: Member) -> Result<(), MemberError> {
+    fn store(&self, held: &mut Option<Member>, mut member: Member) -> Result<(), MemberError> {
+        raise(&mut member.v, &mut member.extra);
         let bytes = serde_json::to_vec_pretty(&member).expect("a member is plain data");
         durable::replace(&self.path, &bytes)
             .map_err(|source| MemberError::Write { path: self.path.clone(), source })?;
         *held = Some(member);
         Ok(())
     }
+}
+
+fn read(path: &Path, bytes: &[u8]) -> Result<Member, MemberError> {
+    /// Is read also from what has become another shape.
+    #[derive(serde::Deserialize)]
+    struct Head {
+        #[serde(default)]
+        v: u32,
+    }
+    let damaged = |error| MemberError::Damaged { path: path.to_owned(), error };
+    let Head { v: found } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if found > READS {
+        return Err(MemberError::Newer { path: path.to_owned(), found });
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
 }
 
 #[cfg(test)]
@@ -111,6 +132,25 @@ mod tests {
         file.advance(2, Revision(12)).unwrap();
         let again = MemberFile::open(directory.path()).unwrap().get().unwrap();
         assert_eq!((again.witness, again.seen), (3, Revision(12)));
+    }
+
+    #[test]
+    fn a_file_of_the_next_release_is_read_and_its_fields_survive_but_not_one_of_the_release_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("member.json");
+        let write = |v: u32| {
+            let text = format!(r#"{{"v":{v},"cluster":"c","epoch":1,"store":"etcd","new":{{"deep":[1]}}}}"#);
+            std::fs::write(&path, text).unwrap();
+        };
+        write(READS);
+        let file = MemberFile::open(directory.path()).unwrap();
+        file.advance(2, Revision(12)).unwrap();
+        file.anchor(StoreKind::Etcd, ClusterId::parse("c").unwrap(), Epoch(2), 3, Revision(10)).unwrap();
+        let again = MemberFile::open(directory.path()).unwrap().get().unwrap();
+        assert_eq!((again.v, again.witness, again.extra.len()), (READS, 3, 1));
+        write(READS + 1);
+        let refused = MemberFile::open(directory.path()).unwrap_err().to_string();
+        assert!(refused.contains("install the newer fleetd again"), "{refused}");
     }
 
     #[test]

@@ -6,11 +6,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, Epoch, Revision};
-use crate::records::{ClusterRecord, HoldRecord, WitnessRecord};
+use crate::records::{ClusterRecord, Extra, HoldRecord, WitnessRecord};
 
 /// What a machine keeps on its disk about the cluster it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
+    #[serde(default)]
+    pub v: u32,
     pub cluster: ClusterId,
     pub epoch: Epoch,
     /// `etcd` or `embedded`.
@@ -21,6 +23,9 @@ pub struct Member {
     /// Highest store revision seen in a linearizable answer.
     #[serde(default)]
     pub seen: Revision,
+    /// Fields that this release does not know.
+    #[serde(flatten)]
+    pub extra: Extra,
 }
 
 /// What one linearizable read of the store says.
@@ -148,7 +153,15 @@ mod tests {
         }
     }
     fn member() -> Member {
-        Member { cluster: id("ours"), epoch: Epoch(1), store: "etcd".into(), witness: 5, seen: Revision(100) }
+        Member {
+            v: SCHEMA,
+            cluster: id("ours"),
+            epoch: Epoch(1),
+            store: "etcd".into(),
+            witness: 5,
+            seen: Revision(100),
+            extra: BTreeMap::new(),
+        }
     }
     fn witness(passes: u64) -> WitnessRecord {
         WitnessRecord { v: SCHEMA, epoch: Epoch(1), passes, extra: BTreeMap::new() }

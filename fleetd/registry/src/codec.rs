@@ -1,13 +1,14 @@
 //! Records to JSON and back.
 //!
-//! Fields that this release does not know stay in the record and are written again. A record that cannot be read is
-//! never "absent": the error names the key and the remedy, and the reader goes on with the others. Used by the typed
+//! Fields that this release does not know stay in the record and are written again, under the schema they came with.
+//! Records of the next schema are read, those of a later one are not. A record that cannot be read is never "absent":
+//! the error names the key and the remedy, and the reader goes on with the others. Used by the typed
 //! [`registry`](crate::registry) alone.
 
 use fleet_core::Revision;
 use fleet_core::records::{
-    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, LeaderRecord, LostRecord, MachineRecord, Order,
-    Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord, WitnessRecord,
+    BrakeRecord, ClusterRecord, EventRecord, Extra, HoldRecord, LeaderRecord, LostRecord, MachineRecord,
+    Order, Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord, raise,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use crate::keys::Key;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     #[error(
-        "{key}: {kind} with schema {found}, written by a newer release (this one reads up to {SCHEMA}); it is left \
+        "{key}: {kind} with schema {found}, written by a newer release (this one reads up to {READS}); it is left \
          as it is. Update fleetd on this machine"
     )]
     NewerSchema { key: Key, kind: &'static str, found: u32 },
@@ -47,11 +48,13 @@ pub struct Undecodable {
 }
 
 /// What is stored as JSON.
-pub trait Record: Serialize + DeserializeOwned {
+pub trait Record: Clone + Serialize + DeserializeOwned {
     /// With its article, for messages.
     const KIND: &'static str;
     /// The schema version that the record carries.
     fn schema(&self) -> u32;
+    /// The schema version, and the fields that this release does not know.
+    fn versioned_parts(&mut self) -> (&mut u32, &mut Extra);
 }
 
 macro_rules! records {
@@ -60,6 +63,9 @@ macro_rules! records {
             const KIND: &'static str = $kind;
             fn schema(&self) -> u32 {
                 self.v
+            }
+            fn versioned_parts(&mut self) -> (&mut u32, &mut Extra) {
+                (&mut self.v, &mut self.extra)
             }
         })*
     };
@@ -81,23 +87,43 @@ records! {
     EventRecord => "an event",
 }
 
+/// The record under this release's schema, or under a later one that it came with.
 #[must_use]
 pub fn encode<R: Record>(record: &R) -> Vec<u8> {
-    serde_json::to_vec(record).expect("records are plain data with text as map keys")
+    const PLAIN: &str = "records are plain data with text as map keys";
+    if record.schema() >= SCHEMA && cfg!(not(feature = "next-records")) {
+        return serde_json::to_vec(record).expect(PLAIN);
+    }
+    let mut raised = record.clone();
+    let (v, extra) = raised.versioned_parts();
+    raise(v, extra);
+    serde_json::to_vec(&raised).expect(PLAIN)
 }
 
 /// # Errors
-/// `NewerSchema` for a record of a newer schema, `Malformed` for anything else that does not read.
+/// `NewerSchema` for a record above [`READS`], or of a newer schema and a shape that does not fit; `Malformed` for
+/// anything else that does not read.
 pub fn decode<R: Record>(key: &Key, value: &[u8]) -> Result<R, CodecError> {
     let newer = |found| CodecError::NewerSchema { key: key.clone(), kind: R::KIND, found };
+    let malformed = |detail| CodecError::Malformed { key: key.clone(), kind: R::KIND, detail };
     match serde_json::from_slice::<R>(value) {
-        Ok(record) if record.schema() <= SCHEMA => Ok(record),
-        Ok(record) => Err(newer(record.schema())),
+        Ok(record) if record.schema() > READS => Err(newer(record.schema())),
+        #[cfg(feature = "next-records")]
+        Ok(record) if !is_whole(record.clone()) => {
+            Err(malformed("a field of its schema was lost".to_owned()))
+        }
+        Ok(record) => Ok(record),
         Err(error) => match schema_of(value) {
             Some(found) if found > SCHEMA => Err(newer(found)),
-            _ => Err(CodecError::Malformed { key: key.clone(), kind: R::KIND, detail: error.to_string() }),
+            _ => Err(malformed(error.to_string())),
         },
     }
+}
+
+#[cfg(feature = "next-records")]
+fn is_whole<R: Record>(mut record: R) -> bool {
+    let (v, extra) = record.versioned_parts();
+    fleet_core::records::next::is_whole(*v, extra)
 }
 
 /// The schema version of a record whose shape does not fit.

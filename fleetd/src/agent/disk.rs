@@ -2,8 +2,9 @@
 //!
 //! The log is append-only: a line of JSON per changed record, one fsync a pass; it is rewritten at start and when most
 //! of it is history. A text that a loss of power could still take is in the log too, beside the first record that names
-//! it, so that what was accepted can be started without the registry. A torn last line is what a crash leaves and is dropped. Fields of a newer release are kept. All
-//! calls block; the task runs them off its thread. A lock keeps two daemons apart.
+//! it, so that what was accepted can be started without the registry. A torn last line is what a crash leaves and is
+//! dropped. Fields of the next release are kept; records of a release after that are no base to act on, and end the
+//! start. All calls block; the task runs them off its thread. A lock keeps two daemons apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use fleet_core::OrderNumber;
 use fleet_core::reconcile::DiskRecord;
+use fleet_core::records::{READS, raise};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -123,7 +125,8 @@ impl Disk {
         let contents = directory.join(CONTENTS);
         let created = fs::create_dir_all(&contents);
         let path = directory.join(LOG);
-        let (mut known, logged) = read_log(&path).map_err(fault("read", &path))?;
+        let bytes = read_bytes(&path).map_err(fault("read", &path))?;
+        let (mut known, logged) = read_log(&path, &bytes)?;
         known.contents = read_contents(&contents).map_err(fault("read", &contents))?;
         let mut disk = Disk {
             directory: directory.to_owned(),
@@ -149,7 +152,7 @@ impl Disk {
         let texts =
             self.texts_at_risk(|hash| named.contains(hash) && !self.logged.contains(hash), &mut text)?;
         for (unit, record) in &changes.records {
-            line(&mut text, &Line::Record { unit: unit.clone(), record: Box::new(record.clone()) })?;
+            line(&mut text, &record_line(unit, record))?;
         }
         for unit in &changes.forget {
             line(&mut text, &Line::Forgotten { forget: unit.clone() })?;
@@ -189,7 +192,7 @@ impl Disk {
         line(&mut text, &Line::Floor { floor: self.known.floor })?;
         let texts = self.texts_at_risk(|_| true, &mut text)?;
         for (unit, record) in &self.known.records {
-            line(&mut text, &Line::Record { unit: unit.clone(), record: Box::new(record.clone()) })?;
+            line(&mut text, &record_line(unit, record))?;
         }
         let new = self.directory.join(NEW_LOG);
         let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
@@ -298,24 +301,52 @@ fn content_path(directory: &Path, hash: ContentHash) -> PathBuf {
     directory.join(CONTENTS).join(hash.to_string())
 }
 
+fn record_line(unit: &UnitName, record: &DiskRecord) -> Line {
+    let mut record = Box::new(record.clone());
+    raise(&mut record.v, &mut record.extra);
+    Line::Record { unit: unit.clone(), record }
+}
+
 fn line(text: &mut Vec<u8>, line: &Line) -> io::Result<()> {
     serde_json::to_writer(&mut *text, line)?;
     text.push(b'\n');
     Ok(())
 }
 
+/// Nothing, where there is no file.
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// The schema of a record's line, also if the record has another shape by now.
+fn schema_of(line: &[u8]) -> u32 {
+    #[derive(Default, Deserialize)]
+    struct Record {
+        #[serde(default)]
+        v: u32,
+    }
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        record: Record,
+    }
+    serde_json::from_slice(line).map_or(0, |head: Head| head.record.v)
+}
+
 /// Records, and texts that were logged.
-fn read_log(path: &Path) -> io::Result<(Restored, BTreeMap<ContentHash, String>)> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
-        Err(error) => return Err(error),
-    };
+fn read_log(path: &Path, bytes: &[u8]) -> Result<(Restored, BTreeMap<ContentHash, String>), AgentError> {
     let (mut restored, mut texts) = (Restored::default(), BTreeMap::new());
     let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().peekable();
     while let Some((number, text)) = lines.next() {
         if text.is_empty() {
             continue;
+        }
+        let schema = schema_of(text);
+        if schema > READS {
+            return Err(AgentError::Newer { path: path.to_owned(), line: number + 1, schema });
         }
         match serde_json::from_slice(text) {
             Ok(Line::Record { unit, record }) => drop(restored.records.insert(unit, *record)),
@@ -405,6 +436,32 @@ mod tests {
         fs::write(directory.path().join(LOG), format!("{line}\n")).unwrap();
         drop(Disk::open(directory.path()).unwrap());
         assert!(fs::read_to_string(directory.path().join(LOG)).unwrap().contains("from_the_future"));
+    }
+
+    #[test]
+    fn records_of_the_next_release_are_read_and_those_of_the_release_after_end_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOG);
+        let write = |v: u32, wanted: &str| {
+            let mut record = serde_json::to_value(DiskRecord::new(an_order(1))).unwrap();
+            record["v"] = v.into();
+            record["order"]["wanted"] = wanted.into();
+            fs::write(&path, format!("{}\n", serde_json::json!({ "unit": "a.service", "record": record })))
+                .unwrap();
+        };
+        write(READS, "launched");
+        let (disk, restored) = Disk::open(directory.path()).unwrap();
+        assert_eq!(restored.records.values().map(|record| record.v).collect::<Vec<_>>(), [READS]);
+        drop(disk);
+        // Whether or not their shape fits.
+        for wanted in ["launched", "paused"] {
+            write(READS + 1, wanted);
+            let before = fs::read(&path).unwrap();
+            let refused = Disk::open(directory.path()).unwrap_err();
+            assert!(matches!(refused, AgentError::Newer { line: 1, .. }), "{refused:?}");
+            assert!(refused.to_string().contains("install the newer fleetd again"), "{refused}");
+            assert_eq!(fs::read(&path).unwrap(), before);
+        }
     }
 
     #[test]

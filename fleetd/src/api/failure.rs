@@ -47,8 +47,9 @@ impl Failure {
 
     #[must_use]
     pub fn no_registry(why: impl std::fmt::Display) -> Failure {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, NO_REGISTRY)
-            .with_remedy(format!("{why}; what runs keeps running. Check that etcd answers, then try again"))
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, NO_REGISTRY).with_remedy(format!(
+            "{why}; what runs keeps running. See `fleetctl cluster health`, then try again"
+        ))
     }
 
     /// What to answer when the time for an answer is over. Who kept it waiting is not known: registry, another machine,

@@ -1,5 +1,5 @@
 //! What the API asks of the other components. `wire` implements these traits with their handles; the API never imports
-//! them. All answers are snapshots, made without waiting.
+//! them. Answers are snapshots, made without waiting, unless they say that they wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +17,17 @@ use super::Failure;
 use super::tools::JournalOptions;
 
 /// This machine's session with the registry.
+#[async_trait]
 pub trait SessionView: Send + Sync + 'static {
     fn session(&self) -> SessionReport;
+
+    /// Waits until this machine [takes part](SessionReport::takes_part_in) in `cluster`; the caller bounds it. As it stands
+    /// here it is for sessions that never change.
+    async fn joined(&self, cluster: &ClusterId) {
+        if !self.session().takes_part_in(cluster) {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +41,16 @@ pub struct SessionReport {
     pub has_presence: bool,
     /// What is wrong, with the remedy; empty if nothing is.
     pub text: String,
+}
+
+impl SessionReport {
+    /// Present there, and the store is trusted.
+    #[must_use]
+    pub fn takes_part_in(&self, cluster: &ClusterId) -> bool {
+        self.trust.as_ref().is_some_and(Trust::may_act)
+            && self.has_presence
+            && self.cluster.as_ref().is_some_and(|(id, _)| id == cluster)
+    }
 }
 
 /// This machine's agent.

@@ -150,8 +150,9 @@ impl Task {
     /// The operator confirmed what is in the store: witness and seen revision start anew from it.
     async fn reanchor(&mut self, view: &TrustView, epoch: Epoch) -> Result<Again, RegistryError> {
         let (Some(cluster), Some(fence)) = (&view.cluster, view.fence()) else { return Ok(Again::Soon) };
-        let passes = view.witness.as_ref().map_or(0, |w| w.value.passes);
-        let witness = WitnessRecord { v: SCHEMA, epoch, passes, extra: Extra::new() };
+        let known = view.witness.as_ref().map(|w| w.value.clone()).unwrap_or_default();
+        let passes = known.passes;
+        let witness = WitnessRecord { epoch, ..known };
         let machine = &self.options.presence.machine;
         let Some(revision) = self.options.registry.reanchor_witness(machine, &witness, fence).await? else {
             return Ok(Again::Soon);

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fleet_core::MachineId;
 use fleet_core::reconcile::{OrderSource, Orders};
-use fleet_core::records::{Extra, SCHEMA, StateRow, WitnessRecord};
+use fleet_core::records::{StateRow, WitnessRecord};
 use fleet_core::store_trust::{StoreView, Trust, judge};
 use fleet_registry::keys::Area;
 use fleet_registry::registry::Outcome;
@@ -24,6 +24,14 @@ use crate::agent::{AgentRegistry, Committed, FeedEvent, FeedView, OrdersFeed, Re
 use crate::member::MemberFile;
 use crate::session::SessionState;
 
+/// Of the view that the agent decides from.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub fence: ClusterFence,
+    /// Raised by what the agent writes, and otherwise left as it is.
+    pub witness: WitnessRecord,
+}
+
 #[derive(Clone, Debug)]
 pub struct WiredRegistry {
     pub registry: Registry,
@@ -32,8 +40,8 @@ pub struct WiredRegistry {
     pub session: watch::Receiver<SessionState>,
     /// Told when a view does not fit the member file.
     pub doubt: Arc<Notify>,
-    /// Of the view that the agent decides from.
-    pub fence: Arc<Mutex<Option<ClusterFence>>>,
+    /// `None` while nothing may be applied.
+    pub judged: Arc<Mutex<Option<Judged>>>,
 }
 
 fn fault(doing: &'static str, error: &dyn std::error::Error) -> RegistryFault {
@@ -78,24 +86,24 @@ impl AgentRegistry for WiredRegistry {
             let fenced = Some("this machine is not present in the registry".to_owned());
             return Ok(Committed { fenced, ..Committed::default() });
         };
-        let fence = *self.fence.lock().unwrap_or_else(PoisonError::into_inner);
-        if report.is_of_pass && fence.is_none() {
+        let judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if report.is_of_pass && judged.is_none() {
             let fenced = Some("the store is not trusted".to_owned());
             return Ok(Committed { fenced, ..Committed::default() });
         }
         let member = self.member.get();
-        let raised = member.filter(|_| report.is_of_pass).map(|member| WitnessRecord {
-            v: SCHEMA,
+        let judged = judged.filter(|_| report.is_of_pass);
+        let raised = member.zip(judged.clone()).map(|(member, judged)| WitnessRecord {
             epoch: member.epoch,
             passes: member.witness + 1,
-            extra: Extra::new(),
+            ..judged.witness
         });
         let passes = raised.as_ref().map_or(0, |witness| witness.passes);
         let acks = report.acknowledgements.iter();
         let commit = AgentCommit {
             machine: self.machine.clone(),
             presence: presence.created,
-            pass: fence.filter(|_| report.is_of_pass),
+            pass: judged.map(|judged| judged.fence),
             witness: raised,
             rows: report.rows,
             acknowledgements: acks
@@ -231,8 +239,11 @@ impl WiredFeed {
         } else {
             Trust::Unsettled { why: NOT_PRESENT.to_owned() }
         };
-        let fence = self.view.as_ref().and_then(OrdersView::fence).filter(|_| fits);
-        *self.wired.fence.lock().unwrap_or_else(PoisonError::into_inner) = fence;
+        let judged = self.view.as_ref().filter(|_| fits).and_then(|view| {
+            let witness = view.witness.as_ref().map(|witness| witness.value.clone()).unwrap_or_default();
+            view.fence().map(|fence| Judged { fence, witness })
+        });
+        *self.wired.judged.lock().unwrap_or_else(PoisonError::into_inner) = judged;
         if !fits {
             // The session reads the store itself, and joins, holds or re-anchors.
             self.wired.doubt.notify_one();

@@ -37,7 +37,11 @@ use crate::store::LeaseMaker;
 use agent_registry::WiredRegistry;
 
 /// Release, as lists and headers show it.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = if cfg!(feature = "next-records") {
+    concat!(env!("CARGO_PKG_VERSION"), "+next")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
 
 /// What a daemon is made of.
 pub struct DaemonOptions {
@@ -160,7 +164,7 @@ impl Daemon {
             member: member.clone(),
             session: session.state.clone(),
             doubt: Arc::clone(&doubt),
-            fence: Arc::new(Mutex::new(None)),
+            judged: Arc::new(Mutex::new(None)),
         };
         let agent_clock = clock.clone();
         let agent_options = AgentOptions {

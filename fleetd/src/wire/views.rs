@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use fleet_api::v2::{JoinReport, JoinRequest};
-use fleet_core::Timestamp;
+use fleet_core::{ClusterId, Timestamp};
 use fleet_registry::registry::Asked;
 
 use crate::agent::AgentHandle;
@@ -13,29 +13,39 @@ use crate::api::ports::{
 };
 use crate::engine::EngineHandle;
 use crate::join::{Join, JoinError};
-use crate::session::{Connection, SessionHandle, chain};
+use crate::session::{Connection, SessionHandle, SessionState, chain};
 
 #[derive(Debug)]
 pub struct Session {
     pub handle: SessionHandle,
 }
 
+#[async_trait]
 impl SessionView for Session {
     fn session(&self) -> SessionReport {
-        let state = self.handle.state.borrow();
-        let (is_connected, since) = match &state.connection {
-            Connection::Connected { since } => (true, *since),
-            Connection::Disconnected { since, .. } => (false, *since),
-        };
-        let text = if state.may_act() && is_connected { String::new() } else { state.summary() };
-        SessionReport {
-            since,
-            is_connected,
-            trust: state.trust.clone(),
-            cluster: state.cluster.clone(),
-            has_presence: state.presence.is_some(),
-            text,
-        }
+        report(&self.handle.state.borrow())
+    }
+
+    async fn joined(&self, cluster: &ClusterId) {
+        let mut state = self.handle.state.clone();
+        // It ends with fleetd.
+        let _ = state.wait_for(|state| report(state).takes_part_in(cluster)).await;
+    }
+}
+
+fn report(state: &SessionState) -> SessionReport {
+    let (is_connected, since) = match &state.connection {
+        Connection::Connected { since } => (true, *since),
+        Connection::Disconnected { since, .. } => (false, *since),
+    };
+    let text = if state.may_act() && is_connected { String::new() } else { state.summary() };
+    SessionReport {
+        since,
+        is_connected,
+        trust: state.trust.clone(),
+        cluster: state.cluster.clone(),
+        has_presence: state.presence.is_some(),
+        text,
     }
 }
 
@@ -105,9 +115,10 @@ impl Joiner for Join {
             error => {
                 let status = match &error {
                     JoinError::NotJoined { .. } => StatusCode::SERVICE_UNAVAILABLE,
-                    JoinError::Open(_) | JoinError::Member(_) | JoinError::PutAside { .. } => {
-                        StatusCode::INTERNAL_SERVER_ERROR
-                    }
+                    JoinError::Open(_)
+                    | JoinError::BrokeOff { .. }
+                    | JoinError::Member(_)
+                    | JoinError::PutAside { .. } => StatusCode::INTERNAL_SERVER_ERROR,
                     _ => StatusCode::CONFLICT,
                 };
                 Failure::new(status, chain(&error))

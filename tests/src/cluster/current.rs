@@ -4,22 +4,49 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-const REMEDY: &str = "build first: cargo build -p fleetd -p fleetctl (make test does)";
+/// What builds the programs of a lab.
+const BUILD: &str = "cargo build -p fleetd -p fleetctl (make test does)";
 
-/// Nothing when the environment names the binary: then it is the caller's choice.
+/// fleetd of these sources, or what `FLEETD_BIN` names.
 ///
 /// # Panics
-/// When the binary beside this program is missing, or older than a file that cargo made it from.
+/// When it is missing, or older than its sources.
+#[must_use]
 #[track_caller]
-pub(super) fn assert_current(program: &str, variable: &str) {
-    if std::env::var_os(variable).is_some() {
-        return;
+pub fn fleetd() -> PathBuf {
+    current("fleetd", "FLEETD_BIN", BUILD)
+}
+
+/// The fleetd of a release to come, made of these sources, or what `FLEETD_NEXT_BIN` names.
+///
+/// # Panics
+/// When it is missing, or older than its sources.
+#[must_use]
+#[track_caller]
+pub fn next_fleetd() -> PathBuf {
+    current("fleetd-next", "FLEETD_NEXT_BIN", "make next (make test does)")
+}
+
+/// # Panics
+/// As [`fleetd`], for fleetctl too.
+#[track_caller]
+pub(super) fn assert_current() {
+    for (program, variable) in [("fleetd", "FLEETD_BIN"), ("fleetctl", "FLEETCTL_BIN")] {
+        current(program, variable, BUILD);
+    }
+}
+
+/// What the environment names, without a look: then it is the caller's choice. Else the binary beside this program.
+#[track_caller]
+fn current(program: &str, variable: &str, build: &str) -> PathBuf {
+    if let Some(named) = std::env::var_os(variable) {
+        return named.into();
     }
     let running = std::env::current_exe().expect("/proc/self/exe can be read");
     let places: Vec<PathBuf> = running.ancestors().skip(1).take(2).map(|place| place.join(program)).collect();
     let Some(binary) = places.iter().find(|path| path.is_file()) else {
         panic!(
-            "there is no {} for the lab's machines; {REMEDY}, or name one in {variable}",
+            "there is no {} for the lab's machines; build first: {build}, or name one in {variable}",
             places[1].display()
         );
     };
@@ -28,8 +55,9 @@ pub(super) fn assert_current(program: &str, variable: &str) {
     let sources = std::fs::read_to_string(binary.with_extension("d")).unwrap_or_default();
     let newer = sources_in(&sources).into_iter().find(|source| modified(source).is_some_and(|at| at > built));
     if let Some(source) = newer {
-        panic!("{} is older than {}; {REMEDY}", binary.display(), source.display());
+        panic!("{} is older than {}; build first: {build}", binary.display(), source.display());
     }
+    binary.clone()
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {

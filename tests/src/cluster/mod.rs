@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::lab::{ExecOutput, Lab, LabError, LabOptions, Machine, wait_for};
 
+pub use current::{fleetd, next_fleetd};
 pub use runs::{Run, reloads, run_of, runs_of};
 
 /// For what takes milliseconds on an idle host: generous, because two labs and a compiler may share two cores.
@@ -50,8 +51,7 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn boot(options: LabOptions) -> Self {
-        current::assert_current("fleetd", "FLEETD_BIN");
-        current::assert_current("fleetctl", "FLEETCTL_BIN");
+        current::assert_current();
         let lab = Lab::up(options).expect("the lab boots");
         std::fs::create_dir_all(lab.directory().join("files")).expect("the lab's directory takes files");
         Self { lab }

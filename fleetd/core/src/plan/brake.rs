@@ -8,7 +8,7 @@ use super::board::Slot;
 use super::draft::{Draft, note};
 use super::group::{Compare, Group, Write};
 use crate::ids::{MachineId, Revision};
-use crate::records::{BrakeCause, BrakeRecord, BrakeState, Extra, SCHEMA, Settings};
+use crate::records::{BrakeCause, BrakeRecord, BrakeState, SCHEMA, Settings};
 use crate::time::Timestamp;
 use crate::world::World;
 
@@ -111,7 +111,7 @@ impl Brake {
                     return;
                 }
                 let record = BrakeRecord {
-                    v: SCHEMA,
+                    v: engaged.map_or(SCHEMA, |old| old.v.max(SCHEMA)),
                     cause,
                     state: BrakeState::Engaged,
                     since: engaged.map_or(draft.now, |old| old.since),
@@ -120,7 +120,7 @@ impl Brake {
                     held,
                     sample,
                     released: None,
-                    extra: Extra::new(),
+                    extra: engaged.map(|old| old.extra.clone()).unwrap_or_default(),
                 };
                 let note = note("brake-engaged", None, None, &record.text);
                 self.emit(draft, Write::PutBrake(record), note);

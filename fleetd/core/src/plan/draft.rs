@@ -261,7 +261,7 @@ impl<'w> Draft<'w> {
         let old = self.placement(name).map(|p| &p.value);
         let number = at.map_or_else(|| old.map(|o| o.number).unwrap_or_default(), |(_, number)| number);
         let new = Placement {
-            v: SCHEMA,
+            v: old.map_or(SCHEMA, |old| old.v.max(SCHEMA)),
             uid: unit.uid.clone(),
             machine: at.map(|(machine, _)| machine.clone()),
             number,

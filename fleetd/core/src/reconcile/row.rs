@@ -48,7 +48,7 @@ pub(super) fn row(
     let exit_status = ran.map(|unit| unit.exit_status).or_else(|| our_run.map(|run| run.exit_status));
     let running = our_run.map(|run| run.run_hash).or_else(|| seen.loaded_run_hash());
     let row = StateRow {
-        v: SCHEMA,
+        v: last.map_or(SCHEMA, |last| last.v.max(SCHEMA)),
         uid: applied
             .map(|applied| applied.uid.clone())
             .or_else(|| record.map(|record| record.order.uid.clone()))

@@ -114,8 +114,8 @@ impl EmbeddedStore {
         let (reply, answer) = oneshot::channel();
         let jobs = self.shared.jobs.as_ref().expect("it is taken by drop alone");
         jobs.try_send(Job { task, reply }).map_err(|error| match error {
-            TrySendError::Full(_) => unavailable(operation, "the disk does not keep up"),
-            TrySendError::Disconnected(_) => unavailable(operation, "the store is closed"),
+            TrySendError::Full(_) => busy(operation, "the disk does not keep up"),
+            TrySendError::Disconnected(_) => busy(operation, "the store is closed"),
         })?;
         match timeout(REQUEST_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
@@ -139,12 +139,12 @@ impl Drop for Shared {
             let _ = thread.join();
         }
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        published.watchers.cancel(None, &unavailable(Operation::Watch, "the store is closed"));
+        published.watchers.cancel(None, &busy(Operation::Watch, "the store is closed"));
     }
 }
 
-fn unavailable(operation: Operation, detail: &str) -> StoreError {
-    StoreError::Unavailable { operation, detail: detail.to_owned() }
+fn busy(operation: Operation, detail: &str) -> StoreError {
+    StoreError::Busy { operation, detail: detail.to_owned() }
 }
 
 fn unknown(operation: Operation, detail: String) -> StoreError {

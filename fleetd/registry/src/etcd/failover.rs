@@ -10,6 +10,7 @@ use std::time::Duration;
 use etcd_client::Client;
 use tokio::time::{Instant, timeout_at};
 
+use super::belonging::Told;
 use super::classify::{Asked, Failure};
 use super::member::Member;
 use super::options::EtcdOptions;
@@ -51,6 +52,7 @@ impl Members {
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, Failure>>,
+        T: Told,
     {
         let deadline = Instant::now() + self.request_timeout;
         let first = self.preferred.load(Ordering::Relaxed);
@@ -113,6 +115,7 @@ impl Members {
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, Failure>>,
+        T: Told,
     {
         let until = Instant::now() + share;
         let mut has_new_token = false;
@@ -123,6 +126,11 @@ impl Members {
                 member.forget(&client);
                 return Err(Failure::Silent(share));
             };
+            // The connection below this client may have been made anew, to a server that has come to its address.
+            let outcome = outcome.and_then(|answer| match member.judge(answer.cluster()) {
+                Ok(()) => Ok(answer),
+                Err(stranger) => Err(Failure::Broken { detail: stranger.to_string(), is_sent: true }),
+            });
             match outcome {
                 Err(failure @ Failure::Broken { .. }) => {
                     member.forget(&client);

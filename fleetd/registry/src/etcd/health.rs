@@ -24,10 +24,15 @@ pub(super) async fn of(members: &Members, metrics: &Metrics) -> StoreHealth {
     let alarms = members.call(ASKED, Repeat::Freely, alarms);
     let known = members.call(ASKED, Repeat::Freely, known_members);
     let (endpoints, alarms, known) = tokio::join!(endpoints, alarms, known);
-    StoreHealth { endpoints, alarms: alarms.unwrap_or_default(), members: known.unwrap_or_default() }
+    StoreHealth {
+        endpoints,
+        alarms: alarms.map(|(_, alarms)| alarms).unwrap_or_default(),
+        members: known.map(|(_, known)| known).unwrap_or_default(),
+    }
 }
 
-pub(super) async fn alarms(client: Client) -> Result<Vec<Alarm>, Failure> {
+/// With the id of the cluster that tells them.
+pub(super) async fn alarms(client: Client) -> Result<(u64, Vec<Alarm>), Failure> {
     let reply = client.maintenance_client().alarm(AlarmAction::Get, AlarmType::None, None).await;
     let reply = reply.map_err(|error| classify(ASKED, &error))?;
     let alarms = reply.alarms().iter().filter_map(|alarm| match alarm.alarm() {
@@ -35,17 +40,17 @@ pub(super) async fn alarms(client: Client) -> Result<Vec<Alarm>, Failure> {
         AlarmType::Corrupt => Some(Alarm::Corrupt { member_id: alarm.member_id() }),
         AlarmType::None => None,
     });
-    Ok(alarms.collect())
+    Ok((convert::header(reply.header()).cluster_id, alarms.collect()))
 }
 
-async fn known_members(client: Client) -> Result<Vec<MemberInfo>, Failure> {
+async fn known_members(client: Client) -> Result<(u64, Vec<MemberInfo>), Failure> {
     let reply = client.cluster_client().member_list().await.map_err(|error| classify(ASKED, &error))?;
     let members = reply.members().iter().map(|member| MemberInfo {
         id: member.id(),
         name: member.name().to_owned(),
         urls: member.client_urls().to_vec(),
     });
-    Ok(members.collect())
+    Ok((convert::header(reply.header()).cluster_id, members.collect()))
 }
 
 async fn one(member: &Member, metrics: &Metrics, within: Duration) -> EndpointReport {

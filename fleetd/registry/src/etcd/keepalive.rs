@@ -10,6 +10,7 @@ use std::time::Duration;
 use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper};
 
 use super::classify::{Asked, Failure, classify};
+use super::convert;
 use crate::store::{LeaseId, Operation};
 
 struct Renewal {
@@ -27,27 +28,27 @@ impl Renewals {
     pub async fn renew(&self, id: LeaseId, within: Duration) -> Option<Duration> {
         // Taken out for the time of the call: whoever is cancelled here drops the stream.
         let mut renewal = self.take(id)?;
-        let ttl = tokio::time::timeout(within, renewal.ask()).await.ok()?.ok()?;
+        let (_, ttl) = tokio::time::timeout(within, renewal.ask()).await.ok()?.ok()?;
         self.put_back(id, renewal, ttl);
         Some(ttl)
     }
 
-    /// Opens a stream to a member and renews over it.
-    pub async fn open(&self, client: Client, id: LeaseId) -> Result<Duration, Failure> {
+    /// Opens a stream to a member and renews over it. With the member's cluster, zero if that is not told.
+    pub async fn open(&self, client: Client, id: LeaseId) -> Result<(u64, Duration), Failure> {
         let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseKeepAlive) };
         let (keeper, answers) = match client.lease_client().keep_alive(id.0).await {
             Ok(opened) => opened,
             // How the library says that the first answer's time to live was zero.
             Err(etcd_client::Error::LeaseKeepAliveError(text)) if text == "lease not found" => {
-                return Ok(Duration::ZERO);
+                return Ok((0, Duration::ZERO));
             }
             Err(error) => return Err(classify(asked, &error)),
         };
         // The library keeps the first answer to itself, time to live included: ask again.
         let mut renewal = Renewal { keeper, answers };
-        let ttl = renewal.ask().await.map_err(|error| classify(asked, &error))?;
+        let (cluster, ttl) = renewal.ask().await.map_err(|error| classify(asked, &error))?;
         self.put_back(id, renewal, ttl);
-        Ok(ttl)
+        Ok((cluster, ttl))
     }
 
     pub fn forget(&self, id: LeaseId) {
@@ -66,10 +67,13 @@ impl Renewals {
 }
 
 impl Renewal {
-    async fn ask(&mut self) -> Result<Duration, etcd_client::Error> {
+    async fn ask(&mut self) -> Result<(u64, Duration), etcd_client::Error> {
         self.keeper.keep_alive().await?;
         match self.answers.message().await? {
-            Some(answer) => Ok(Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or_default())),
+            Some(answer) => {
+                let ttl = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or_default());
+                Ok((convert::header(answer.header()).cluster_id, ttl))
+            }
             None => Err(etcd_client::Error::LeaseKeepAliveError("the member closed the stream".to_owned())),
         }
     }

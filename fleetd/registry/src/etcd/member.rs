@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::timeout;
 
+use super::belonging::{Belonging, Stranger};
 use super::classify::{Asked, Failure, classify, is_authentication_off};
 use super::options::EtcdOptions;
 use super::place::Place;
@@ -45,12 +46,21 @@ impl Member {
             connect: connect_options(options),
             user: options.user.clone(),
             tls: options.tls.is_some().then(|| tls_options(options)),
+            belonging: options.belonging.clone(),
+            endpoints: options.endpoints.len(),
+            answers_within: options.request_timeout,
         };
         Ok(Self { login: Arc::new(login), slot: Mutex::new(Slot::Closed) })
     }
 
     pub fn url(&self) -> &str {
         self.login.place.url()
+    }
+
+    /// # Errors
+    /// It belongs to another cluster than the one in use. Zero is none.
+    pub fn judge(&self, cluster: u64) -> Result<(), Stranger> {
+        self.login.judge(cluster)
     }
 
     pub fn place(&self) -> &Place {
@@ -118,6 +128,10 @@ struct Login {
     connect: ConnectOptions,
     user: Option<(String, String)>,
     tls: Option<TlsOptions>,
+    belonging: Belonging,
+    /// How many there are of which this is one.
+    endpoints: usize,
+    answers_within: Duration,
 }
 
 impl Login {
@@ -130,10 +144,30 @@ impl Login {
             }
         };
         match timeout(LOGIN_TIMEOUT, connecting).await {
-            Ok(Ok(client)) => Ok(Arc::new(client)),
+            Ok(Ok(client)) => self.of_our_cluster(client).await.map(Arc::new),
             Ok(Err(error)) => Err(failure(&error)),
             Err(_) => Err(Failure::NotApplied(format!("no connection within {LOGIN_TIMEOUT:?}"))),
         }
+    }
+
+    /// Asks before anything else is sent. Every member answers that by itself, whoever asks.
+    async fn of_our_cluster(&self, client: Client) -> Result<Client, Failure> {
+        let mut maintenance = client.maintenance_client();
+        let Ok(status) = timeout(self.answers_within, maintenance.status()).await else {
+            let detail = format!("connected, but no answer within {:?}", self.answers_within);
+            return Err(Failure::NotApplied(detail));
+        };
+        let status = status.map_err(|error| failure(&error))?;
+        let cluster = status.header().map_or(0, etcd_client::ResponseHeader::cluster_id);
+        self.judge(cluster).map_err(|stranger| Failure::NotApplied(stranger.to_string()))?;
+        Ok(client)
+    }
+
+    fn judge(&self, cluster: u64) -> Result<(), Stranger> {
+        if cluster == 0 {
+            return Ok(());
+        }
+        self.belonging.judge(self.place.url(), cluster, self.endpoints)
     }
 
     async fn connect(&self, mut options: ConnectOptions) -> Result<Client, etcd_client::Error> {

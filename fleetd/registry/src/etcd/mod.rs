@@ -15,6 +15,7 @@ use async_trait::async_trait;
 
 #[cfg(test)]
 mod auth_tests;
+mod belonging;
 mod classify;
 mod convert;
 mod failover;
@@ -30,6 +31,7 @@ pub(crate) mod server;
 mod tests;
 mod watch;
 
+pub use belonging::Belonging;
 use classify::{Asked, classify};
 use failover::{Members, Repeat};
 use keepalive::Renewals;
@@ -101,7 +103,8 @@ impl Store for EtcdStore {
 
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, StoreError> {
         let asked = Asked { revision: Some(request.from), ..Asked::new(Operation::Watch) };
-        self.members.call(asked, Repeat::Freely, |client| watch::open(client, request.clone())).await
+        let opened = self.members.call(asked, Repeat::Freely, |client| watch::open(client, request.clone()));
+        opened.await.map(|(_, stream)| stream)
     }
 
     async fn lease_grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
@@ -123,7 +126,8 @@ impl Store for EtcdStore {
             return Ok(ttl);
         }
         let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseKeepAlive) };
-        self.members.call(asked, Repeat::Freely, |client| self.renewals.open(client, id)).await
+        let opened = self.members.call(asked, Repeat::Freely, |client| self.renewals.open(client, id));
+        opened.await.map(|(_, ttl)| ttl)
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
@@ -174,10 +178,11 @@ impl Store for EtcdStore {
                 let status = client.maintenance_client().status().await;
                 let status = status.map_err(|error| classify(asked, &error))?;
                 let mut status = convert::status(&status);
-                status.alarms = health::alarms(client).await?;
-                Ok(status)
+                status.alarms = health::alarms(client).await?.1;
+                Ok((status.header.cluster_id, status))
             })
             .await
+            .map(|(_, status)| status)
     }
 
     async fn health(&self) -> StoreHealth {

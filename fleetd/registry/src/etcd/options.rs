@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::belonging::Belonging;
+
 /// Addresses, time-outs and credentials of an etcd cluster.
 #[derive(Clone)]
 pub struct EtcdOptions {
@@ -15,6 +17,8 @@ pub struct EtcdOptions {
     /// running machines.
     pub user: Option<(String, String)>,
     pub tls: Option<EtcdTls>,
+    /// Which cluster the endpoints belong to. Stores made from clones of these options agree on it.
+    pub belonging: Belonging,
 }
 
 /// What is needed beside `https://` endpoints; all PEM.
@@ -29,7 +33,13 @@ pub struct EtcdTls {
 impl EtcdOptions {
     /// One second a call, no credentials.
     pub fn new(endpoints: Vec<String>) -> Self {
-        Self { endpoints, request_timeout: Duration::from_secs(1), user: None, tls: None }
+        Self {
+            endpoints,
+            request_timeout: Duration::from_secs(1),
+            user: None,
+            tls: None,
+            belonging: Belonging::default(),
+        }
     }
 
     /// Leaves time for every other member after one that swallows packets.
@@ -46,7 +56,7 @@ impl fmt::Debug for EtcdOptions {
             .field("request_timeout", &self.request_timeout)
             .field("user", &self.user.as_ref().map(|(name, _)| name))
             .field("tls", &self.tls)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

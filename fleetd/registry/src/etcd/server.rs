@@ -182,6 +182,17 @@ impl EtcdServers {
         self.spawn(index);
     }
 
+    /// The member as a cluster of its own at the same address, empty.
+    pub async fn begin_anew(&mut self, index: usize) {
+        self.kill(index);
+        let server = &mut self.servers[index];
+        let data = self.directory.path().join("anew");
+        server.args.retain(|arg| !arg.starts_with("--data-dir="));
+        server.args.push(format!("--data-dir={}", data.display()));
+        server.args.push("--initial-cluster-token=anew".to_owned());
+        self.restart(index).await;
+    }
+
     pub async fn restart(&mut self, index: usize) {
         self.spawn(index);
         self.wait_for_leader().await;

@@ -122,13 +122,56 @@ async fn black_hole_is_given_up_within_the_budget() {
     let options = EtcdOptions::new(vec![format!("http://{}", hole.local_addr().unwrap())]);
     let store = EtcdStore::new(&options).unwrap();
     let begin = Instant::now();
-    assert!(matches!(store.range(Range::key("/a")).await, Err(StoreError::Timeout { .. })));
+    assert!(matches!(store.range(Range::key("/a")).await, Err(StoreError::Unavailable { .. })));
     assert!(begin.elapsed() < options.request_timeout + Duration::from_millis(500));
     let write = store.txn(Txn::of(vec![Op::put("/a", "x")])).await;
-    assert!(matches!(write, Err(StoreError::Unknown { .. })), "{write:?}");
+    assert!(matches!(write, Err(StoreError::Unavailable { .. })), "it was never sent: {write:?}");
     let watch = crate::store::WatchRequest::new(vec![KeyRange::key("/a")], crate::store::Revision(1));
     assert!(store.watch(watch).await.is_err());
     assert!(store.lease_keep_alive(crate::store::LeaseId(5)).await.is_err());
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_cluster_is_refused_and_never_written_to() {
+    let mut ours = EtcdServers::start(1).await;
+    // Another peer address is another cluster id.
+    let theirs = EtcdServers::start(1).await;
+    let endpoints: Vec<String> =
+        [&ours, &theirs].iter().flat_map(|servers| servers.options().endpoints).collect();
+    let options = EtcdOptions { endpoints: endpoints.clone(), ..ours.options() };
+    let store = EtcdStore::new(&options).unwrap();
+    put(&store, "/a", "1").await.unwrap();
+    let ids = [&ours.store(), &theirs.store()];
+    let ids = [ids[0].status().await.unwrap(), ids[1].status().await.unwrap()];
+    let [own, found] = ids.map(|status| format!("{:x}", status.header.cluster_id));
+    ours.kill(0);
+    // A lease's thread has a store of its own; it agrees.
+    let of_lease = EtcdStore::new(&options).unwrap();
+    for store in [&store, &of_lease] {
+        let error = store.range(Range::key("/a")).await.unwrap_err().to_string();
+        assert!(error.contains(&own) && error.contains(&found) && error.contains(&endpoints[1]), "{error}");
+        assert!(store.lease_grant(Duration::from_secs(60)).await.is_err());
+        let write = store.txn(Txn::of(vec![Op::put("/a", "x")])).await;
+        assert!(matches!(write, Err(StoreError::Unavailable { .. })), "{write:?}");
+    }
+    assert_eq!(theirs.store().range(Range::prefix("/")).await.unwrap().count, 0);
+    ours.restart(0).await;
+    assert_eq!(store.range(Range::key("/a")).await.unwrap().kvs[0].value, "1");
+}
+
+#[tokio::test]
+async fn a_cluster_that_takes_the_address_of_ours_answers_nothing_for_it() {
+    let mut ours = EtcdServers::start(1).await;
+    let closed = "http://127.0.0.1:9".to_owned();
+    let endpoints = vec![ours.options().endpoints.remove(0), closed];
+    let store = EtcdStore::new(&EtcdOptions { endpoints, ..ours.options() }).unwrap();
+    put(&store, "/a", "1").await.unwrap();
+    ours.begin_anew(0).await;
+    let error = store.range(Range::key("/a")).await.unwrap_err();
+    assert!(error.to_string().contains("belongs to etcd cluster"), "{error}");
+    let write = store.txn(Txn::of(vec![Op::put("/a", "x")])).await.unwrap_err();
+    assert!(write.to_string().contains("belongs to etcd cluster"), "{write}");
+    assert_eq!(ours.store().range(Range::key("/a")).await.unwrap().count, 0);
 }
 
 #[tokio::test]

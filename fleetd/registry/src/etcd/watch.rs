@@ -27,7 +27,8 @@ struct Watching {
     is_over: bool,
 }
 
-pub(super) async fn open(client: Client, request: WatchRequest) -> Result<WatchStream, Failure> {
+/// With the id of the cluster that accepted it.
+pub(super) async fn open(client: Client, request: WatchRequest) -> Result<(u64, WatchStream), Failure> {
     let asked = Asked { revision: Some(request.from), ..Asked::new(Operation::Watch) };
     let failed = |error: etcd_client::Error| classify(asked, &error);
     let mut watches = client.watch_client().max_decoding_message_size(MAX_REPLY_BYTES);
@@ -55,20 +56,22 @@ pub(super) async fn open(client: Client, request: WatchRequest) -> Result<WatchS
     }
     let mut watching =
         Watching { stream, waiting: VecDeque::new(), progress: BTreeMap::new(), is_over: false };
-    watching.accept(&request, failed).await?;
-    Ok(WatchStream::new(stream::unfold(watching, |mut watching| async move {
+    let cluster = watching.accept(&request, failed).await?;
+    let replies = stream::unfold(watching, |mut watching| async move {
         watching.next().await.map(|reply| (reply, watching))
-    })))
+    });
+    Ok((cluster, WatchStream::new(replies)))
 }
 
 impl Watching {
-    /// Waits until the member has taken every range; remembers what comes meanwhile.
+    /// Waits until the member has taken every range; remembers what comes meanwhile. The member's cluster.
     async fn accept(
         &mut self,
         request: &WatchRequest,
         failed: impl Fn(etcd_client::Error) -> Failure,
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
         let mut missing = request.keys.len();
+        let mut cluster = 0;
         while missing > 0 && !self.is_over {
             let Some(reply) = self.stream.message().await.map_err(&failed)? else {
                 return Err(Failure::Ambiguous("the member closed the watch".to_owned()));
@@ -78,7 +81,9 @@ impl Watching {
             }
             if reply.created() {
                 missing -= 1;
-                let revision = convert::header(reply.header()).revision;
+                let header = convert::header(reply.header());
+                cluster = header.cluster_id;
+                let revision = header.revision;
                 if revision.next() < request.from {
                     // A member that lags, or a store that was rolled back: a list tells which.
                     return Err(Failure::Final(StoreError::FutureRevision { asked: request.from }));
@@ -87,7 +92,7 @@ impl Watching {
             }
             self.take(&reply);
         }
-        Ok(())
+        Ok(cluster)
     }
 
     async fn next(&mut self) -> Option<WatchReply> {

@@ -44,6 +44,12 @@ pub enum StoreError {
     #[error("{operation}: no registry endpoint answers ({detail}); check that etcd runs and has a leader")]
     Unavailable { operation: Operation, detail: String },
 
+    #[error(
+        "{operation}: this machine's own store does not take it ({detail}); try again, and look at the disk below the \
+         state directory if that goes on"
+    )]
+    Busy { operation: Operation, detail: String },
+
     #[error("{operation}: no answer within {after:?}; the registry is overloaded or unreachable")]
     Timeout { operation: Operation, after: Duration },
 
@@ -104,7 +110,7 @@ impl StoreError {
 
     /// Worth trying again later as it is: nothing was applied, nothing is wrong with the request.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Timeout { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Busy { .. } | Self::Timeout { .. })
     }
 
     /// Any other write would be refused as well, until somebody has helped the store or its user.
@@ -113,5 +119,19 @@ impl StoreError {
             self,
             Self::NoSpace { .. } | Self::Corrupt { .. } | Self::Disk { .. } | Self::PermissionDenied { .. }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_fits_the_store() {
+        let (operation, detail) = (Operation::Txn, "why".to_owned());
+        let etcd = StoreError::Unavailable { operation, detail: detail.clone() };
+        assert!(etcd.is_transient() && etcd.to_string().contains("check that etcd runs"), "{etcd}");
+        let embedded = StoreError::Busy { operation, detail };
+        assert!(embedded.is_transient() && !embedded.to_string().contains("etcd"), "{embedded}");
     }
 }

@@ -7,6 +7,7 @@ mod passed;
 mod requests;
 mod server;
 mod tls;
+mod transfer;
 mod v1;
 mod wait;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use fleet_api::client::{Client, Endpoint, Timeouts};
 use fleet_api::v2::{Action, ActionResult, ChangeReport, ChangeRequest, Verb};
 use fleet_core::records::UnitRecord;
@@ -32,6 +34,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
@@ -47,13 +50,17 @@ const OWN: &str = "aaaaaaaa11111111";
 /// What the other components would say.
 #[derive(Debug)]
 struct Fake {
-    session: Mutex<SessionReport>,
+    session: watch::Sender<SessionReport>,
     agent: Mutex<AgentReport>,
 }
 
+#[async_trait]
 impl SessionView for Fake {
     fn session(&self) -> SessionReport {
-        self.session.lock().unwrap().clone()
+        self.session.borrow().clone()
+    }
+    async fn joined(&self, cluster: &ClusterId) {
+        self.session.subscribe().wait_for(|session| session.takes_part_in(cluster)).await.unwrap();
     }
 }
 impl LocalAgent for Fake {
@@ -128,7 +135,7 @@ impl Lab {
             text: String::new(),
         };
         let agent = AgentReport { has_passed: true, ..AgentReport::default() };
-        let fake = Arc::new(Fake { session: Mutex::new(session), agent: Mutex::new(agent) });
+        let fake = Arc::new(Fake { session: watch::Sender::new(session), agent: Mutex::new(agent) });
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("fleet.sock");
         let shutdown = CancellationToken::new();

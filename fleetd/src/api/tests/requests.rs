@@ -234,10 +234,10 @@ async fn nothing_is_written_to_a_store_that_is_not_trusted_or_on_hold() {
         .await
         .unwrap();
     assert_eq!(adopted["done"], true);
-    lab.fake.session.lock().unwrap().trust = Some(Trust::Empty);
+    lab.fake.session.send_modify(|session| session.trust = Some(Trust::Empty));
     let sent = lab.client().post::<ChangeReport>("/fleet/v2/requests", &request("r2")).await;
     assert!(sent.unwrap_err().to_string().contains("does not trust"));
-    lab.fake.session.lock().unwrap().trust = Some(Trust::Own);
+    lab.fake.session.send_modify(|session| session.trust = Some(Trust::Own));
     assert!(
         lab.client().post::<ChangeReport>("/fleet/v2/requests", &request("r3")).await.unwrap().results[0].ok
     );
@@ -247,7 +247,7 @@ async fn nothing_is_written_to_a_store_that_is_not_trusted_or_on_hold() {
 async fn a_machine_that_has_not_judged_the_store_adopts_nothing() {
     let lab = Lab::start().await;
     lab.write(&Key::Hold, json!({"by": OWN, "since": 1, "why": "revision"})).await;
-    let (judged, ours) = (lab.fake.session.lock().unwrap().trust.clone(), ClusterId::parse("ours").unwrap());
+    let (judged, ours) = (lab.fake.session.borrow().trust.clone(), ClusterId::parse("ours").unwrap());
     let other = ClusterId::parse("other").unwrap();
     for (trust, cluster, word) in [
         (None, None, "has not judged the registry yet"),
@@ -257,11 +257,10 @@ async fn a_machine_that_has_not_judged_the_store_adopts_nothing() {
         (Some(Trust::Empty), None, "has not judged the registry yet"),
         (Some(Trust::Foreign { found: ours.clone() }), Some(ours.clone()), "that of cluster ours"),
     ] {
-        {
-            let mut session = lab.fake.session.lock().unwrap();
+        lab.fake.session.send_modify(|session| {
             session.trust = trust.clone();
             session.cluster = cluster.map(|id| (id, Epoch(1)));
-        }
+        });
         for yes in [false, true] {
             let request = json!({"yes": yes});
             let sent = lab.client().post::<serde_json::Value>("/fleet/v2/cluster/adopt", &request).await;

@@ -112,7 +112,7 @@ async fn ready_means_presence_and_a_first_pass() {
     assert_eq!(lab.get("/healthz").await.body, "ok\n");
     assert_eq!(lab.get("/readyz").await.code(), 200);
     lab.fake.agent.lock().unwrap().has_passed = false;
-    lab.fake.session.lock().unwrap().has_presence = false;
+    lab.fake.session.send_modify(|session| session.has_presence = false);
     let reply = lab.get("/readyz").await;
     assert!(reply.code() == 503 && reply.body.contains("first pass") && reply.body.contains("presence"));
 }

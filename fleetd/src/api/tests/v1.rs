@@ -254,7 +254,7 @@ async fn without_the_registry_every_answer_is_503_in_time() {
     let reply = lab.put("a.service", &json!({"options": options()})).await;
     assert_eq!((reply.code(), reply.body), (503, expected.clone()));
     let helpful = lab.get("/fleet/v2/units").await.json();
-    assert!(helpful["error"]["remedy"].as_str().unwrap().contains("Check that etcd answers"));
+    assert!(helpful["error"]["remedy"].as_str().unwrap().contains("See `fleetctl cluster health`"));
     lab.store.set_all_links(fleet_registry::memory::Link::Silent);
     assert_eq!(lab.get("/fleet/v1/units").await.body, expected);
     assert!(lab.registry.read_unit(&name("a.service")).await.is_err());

@@ -110,7 +110,7 @@ fn endpoint(report: &EndpointReport) -> EndpointView {
 /// Of one endpoint: without what to do about a store that does not answer at all.
 fn why(error: &StoreError) -> String {
     match error {
-        StoreError::Unavailable { detail, .. } => detail.clone(),
+        StoreError::Unavailable { detail, .. } | StoreError::Busy { detail, .. } => detail.clone(),
         StoreError::Timeout { after, .. } => format!("no answer within {after:?}"),
         other => other.to_string(),
     }

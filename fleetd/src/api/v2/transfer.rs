@@ -11,14 +11,11 @@ use fleet_core::{ClusterId, Epoch};
 use fleet_registry::registry::document::Export;
 use fleet_registry::registry::export::Imported;
 
-use tokio::time::Instant;
-
 use super::super::Failure;
 use super::super::state::Api;
 use super::{Answer, NDJSON, document, json, typed};
 
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
-const LOOKS_APART: Duration = Duration::from_millis(20);
 
 /// Everything but what leases hold, as of one revision; also from a store that is on hold.
 pub(super) async fn export(State(api): State<Api>) -> Answer {
@@ -78,16 +75,7 @@ pub(super) async fn import(State(api): State<Api>, body: Body) -> Answer {
 /// The session looks at a store that it distrusts about once a second. Whoever imports wants to go on at once; if this
 /// machine is of another mind, the next request says so.
 async fn settled(api: &Api, cluster: &ClusterId) {
-    let give_up = Instant::now() + SETTLES_WITHIN;
-    let is_there = || {
-        let session = api.session.session();
-        session.trust.as_ref().is_some_and(Trust::may_act)
-            && session.has_presence
-            && session.cluster.as_ref().is_some_and(|(id, _)| id == cluster)
-    };
-    while !is_there() && Instant::now() < give_up {
-        tokio::time::sleep(LOOKS_APART).await;
-    }
+    let _ = tokio::time::timeout(SETTLES_WITHIN, api.session.joined(cluster)).await;
 }
 
 pub(super) async fn join(State(api): State<Api>, body: Body) -> Answer {

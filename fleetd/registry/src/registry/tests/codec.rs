@@ -2,7 +2,7 @@
 
 use fleet_core::records::{
     BrakeRecord, ClusterRecord, EventRecord, HoldRecord, LeaderRecord, LostRecord, MachineRecord, Order,
-    Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord, WitnessRecord,
+    Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord,
 };
 use serde_json::{Value, json};
 
@@ -53,14 +53,29 @@ fn numbers_of_fields_that_are_not_known_stay_what_they_were_written_as() {
 }
 
 #[test]
+fn a_record_of_the_next_schema_is_read_and_stays_what_it_is_and_an_older_one_becomes_ours() {
+    let key = Key::Machine(machine("m1"));
+    for (before, after) in [(0, SCHEMA), (SCHEMA, SCHEMA), (READS, READS)] {
+        let bytes = json!({"v": before, "cordon": false, "pool": "blue"}).to_string().into_bytes();
+        let mut record: MachineRecord = decode(&key, &bytes).unwrap();
+        record.cordon = true;
+        let written: Value = serde_json::from_slice(&encode(&record)).unwrap();
+        let parts = (&written["v"], &written["cordon"], &written["pool"]);
+        assert_eq!(parts, (&json!(after), &json!(true), &json!("blue")));
+    }
+}
+
+#[test]
 fn a_record_from_the_future_names_the_key_and_the_remedy() {
     let key = Key::Order(machine("m1"), unit("a.service"));
     let mut record = order(1, "text", "launched");
-    record.v = SCHEMA + 1;
+    record.v = READS + 1;
     // Also one whose shape does not fit any more.
-    for bytes in [encode(&record), br#"{"v": 2, "wanted": {"state": "paused"}}"#.to_vec()] {
+    let other = |v: u32| json!({"v": v, "wanted": {"state": "paused"}}).to_string().into_bytes();
+    for (bytes, found) in [(encode(&record), READS + 1), (other(READS + 1), READS + 1), (other(READS), READS)]
+    {
         let error = decode::<Order>(&key, &bytes).unwrap_err();
-        assert_eq!(error, CodecError::NewerSchema { key: key.clone(), kind: Order::KIND, found: SCHEMA + 1 });
+        assert_eq!(error, CodecError::NewerSchema { key: key.clone(), kind: Order::KIND, found });
         let text = error.to_string();
         assert!(text.contains("assignments/m1/a.service") && text.contains("Update fleetd"), "{text}");
     }

@@ -64,11 +64,13 @@ async fn a_rolled_back_store_is_held_until_it_is_adopted_under_a_higher_epoch() 
     let Adopted::Done { epoch: Epoch(5), .. } = adopted else { panic!("{adopted:?}") };
     let view = registry.read_trust_view(&machine("m1")).await.unwrap();
     let member = Member {
+        v: 1,
         cluster: ClusterId::parse("ours").unwrap(),
         epoch: Epoch(4),
         store: "etcd".into(),
         witness: 3,
         seen: Revision(1_000),
+        extra: Default::default(),
     };
     assert_eq!(judge(Some(&member), view.view()), Trust::Reanchor { epoch: Epoch(5) });
     let seen = registry.reanchor_witness(&machine("m1"), &witness(3), view.fence().unwrap()).await.unwrap();

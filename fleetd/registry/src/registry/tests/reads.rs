@@ -108,11 +108,13 @@ async fn a_wrong_prefix_is_an_empty_view_and_no_error() {
     let view = elsewhere.read_trust_view(&machine("m1")).await.unwrap();
     assert_eq!((&view.cluster, &view.hold, &view.witness), (&None, &None, &None));
     let member = Member {
+        v: 1,
         cluster: ClusterId::parse("ours").unwrap(),
         epoch: Epoch(1),
         store: "etcd".into(),
         witness: 0,
         seen: Revision(1),
+        extra: Default::default(),
     };
     assert_eq!(judge(Some(&member), view.view()), Trust::Empty);
     let snapshot = elsewhere.read_all().await.unwrap();
