@@ -16,6 +16,9 @@ pub(super) fn check(loaded: &mut Loaded) {
             let pair = [("etcd_certfile", &config.etcd_certfile), ("etcd_keyfile", &config.etcd_keyfile)];
             found.extend(half_of_a_pair(loaded, pair));
         }
+        if is_known(&["etcd_servers"]) {
+            found.extend(half_of_them_secured(loaded));
+        }
         if is_known(&["listen_certfile", "listen_keyfile"]) {
             let pair =
                 [("listen_certfile", &config.listen_certfile), ("listen_keyfile", &config.listen_keyfile)];
@@ -45,6 +48,16 @@ fn half_of_a_pair(
         _ => return None,
     };
     Some(bad(loaded, key, &path.display().to_string(), format!("{other} beside it")))
+}
+
+/// What is meant by certificates, or by a password, would depend on which member is asked.
+fn half_of_them_secured(loaded: &Loaded) -> Option<ConfigError> {
+    let servers = &loaded.config.etcd_servers;
+    let plain = servers.iter().find(|url| url.starts_with("http://"))?;
+    servers.iter().any(|url| url.starts_with("https://")).then(|| {
+        let expected = "https:// for all members, or http:// for all";
+        bad(loaded, "etcd_servers", plain, expected.to_owned())
+    })
 }
 
 /// One problem for each key that an address of the network misses.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fleet_core::records::EngineRole;
+use fleet_registry::etcd::Endpoint;
 use toml::Value;
 
 use super::Listen;
@@ -36,14 +37,15 @@ fn list(value: &Value, expected: &str) -> Result<Vec<String>, Bad> {
 pub fn urls(value: &Value) -> Result<Vec<String>, Bad> {
     const EXPECTED: &str = "http://HOST:PORT or https://HOST:PORT, one for each etcd member";
     let urls = list(value, EXPECTED)?;
-    let is_url = |url: &String| {
-        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        rest.is_some_and(|rest| {
-            let rest = rest.trim_end_matches('/');
-            !rest.is_empty() && !rest.contains(['/', ' ', '@'])
-        })
-    };
-    if urls.iter().all(is_url) { Ok(urls) } else { bad(EXPECTED) }
+    for url in &urls {
+        // As whoever connects to it will understand it.
+        if let Err(why) = Endpoint::parse(url) {
+            // One with a password inside is not repeated.
+            let which = if urls.len() == 1 || url.contains('@') { String::new() } else { format!("{url}: ") };
+            return bad(format!("{EXPECTED} ({which}{why})"));
+        }
+    }
+    Ok(urls)
 }
 
 pub fn prefix(value: &Value) -> Result<String, Bad> {

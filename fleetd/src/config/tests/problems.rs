@@ -30,8 +30,28 @@ fn a_bad_value_names_file_line_key_value_and_what_is_expected() {
         machine.problems(),
         [
             "environment variable FLEET_ETCD_SERVERS: etcd_servers = \"127.0.0.1:2379\": expected http://HOST:PORT or \
-          https://HOST:PORT, one for each etcd member"
+          https://HOST:PORT, one for each etcd member (it must begin with http:// or https://)"
         ]
+    );
+}
+
+#[test]
+fn an_address_of_etcd_that_fleetd_could_not_use_is_no_value() {
+    let refused = |servers: &str| {
+        let machine = Machine::new();
+        machine.write("etc/fleet/fleetd.toml", &format!("etcd_servers = {servers}"));
+        let problems = machine.problems();
+        assert_eq!(problems.len(), 1, "{servers}: {problems:?}");
+        problems[0].clone()
+    };
+    assert!(refused("[\"http://:2379\"]").ends_with("(it names no host)"));
+    let port = "(http://b:99999: its port is no number from 1 to 65535)";
+    assert!(refused("[\"http://a:1\", \"http://b:99999\"]").ends_with(port));
+    assert!(refused("[\"http://a:2379x\"]").ends_with("(its port is no number from 1 to 65535)"));
+    assert!(!refused("[\"http://a:1\", \"http://me:hunter2@b:1\"]").contains("hunter2"));
+    assert_eq!(
+        refused("[\"https://a:1\", \"http://b:2\"]"),
+        "/etc/fleet/fleetd.toml:1: etcd_servers = http://b:2: expected https:// for all members, or http:// for all"
     );
 }
 
