@@ -1,6 +1,10 @@
 //! Keys that need one another. Speaks only of keys whose own values are usable.
 
-use super::problem::ConfigError;
+use std::net::IpAddr;
+
+use fleet_registry::etcd::Endpoint;
+
+use super::problem::{ConfigError, Warning};
 use super::source::Loaded;
 use super::{Config, Listen, ListenTls};
 
@@ -17,7 +21,10 @@ pub(super) fn check(loaded: &mut Loaded) {
             found.extend(half_of_a_pair(loaded, pair));
         }
         if is_known(&["etcd_servers"]) {
-            found.extend(half_of_them_secured(loaded));
+            match half_of_them_secured(loaded) {
+                Some(problem) => found.push(problem),
+                None => found.extend(etcd_files_without_tls(loaded, is_known)),
+            }
         }
         if is_known(&["listen_certfile", "listen_keyfile"]) {
             let pair =
@@ -28,7 +35,10 @@ pub(super) fn check(loaded: &mut Loaded) {
             found.extend(open_to_the_network(loaded));
             found.extend(clients_without_server(loaded));
         }
+        let warnings =
+            is_known(&["etcd_servers", "etcd_username"]).then(|| password_without_tls(loaded)).flatten();
         loaded.problems.extend(found);
+        loaded.warnings.extend(warnings);
     }
     loaded.config.listen_tls = listen_tls(&loaded.config);
 }
@@ -58,6 +68,43 @@ fn half_of_them_secured(loaded: &Loaded) -> Option<ConfigError> {
         let expected = "https:// for all members, or http:// for all";
         bad(loaded, "etcd_servers", plain, expected.to_owned())
     })
+}
+
+/// Whoever names certificates believes that they are used.
+fn etcd_files_without_tls(loaded: &Loaded, is_known: impl Fn(&[&str]) -> bool) -> Vec<ConfigError> {
+    let config = &loaded.config;
+    let Some(plain) = config.etcd_servers.iter().find(|url| url.starts_with("http://")) else {
+        return Vec::new();
+    };
+    let files = [
+        ("etcd_cafile", &config.etcd_cafile),
+        ("etcd_certfile", &config.etcd_certfile),
+        ("etcd_keyfile", &config.etcd_keyfile),
+    ];
+    let named = files.into_iter().filter(|(key, _)| is_known(&[key]));
+    named
+        .filter_map(|(key, path)| {
+            let expected = format!("https:// in etcd_servers; with {plain} nothing is encrypted or verified");
+            Some(bad(loaded, key, &path.as_ref()?.display().to_string(), expected))
+        })
+        .collect()
+}
+
+/// On this machine nobody is on the way.
+fn password_without_tls(loaded: &Loaded) -> Option<Warning> {
+    let config = &loaded.config;
+    let is_far = |url: &&String| {
+        Endpoint::parse(url).is_ok_and(|endpoint| {
+            let is_own =
+                endpoint.host.parse::<IpAddr>().map_or(endpoint.host == "localhost", |ip| ip.is_loopback());
+            !endpoint.is_tls && !is_own
+        })
+    };
+    let far = config.etcd_servers.iter().find(is_far)?;
+    let text = format!(
+        "etcd_username: it and its password go to {far} without TLS, where whoever is on the way can read them; use https://"
+    );
+    (!config.etcd_username.is_empty()).then(|| Warning { origin: loaded.origin("etcd_username"), text })
 }
 
 /// One problem for each key that an address of the network misses.

@@ -56,6 +56,44 @@ fn an_address_of_etcd_that_fleetd_could_not_use_is_no_value() {
 }
 
 #[test]
+fn certificates_for_an_etcd_that_is_not_secured_are_refused_and_a_password_is_warned_about() {
+    let machine = |servers: &str, text: &str| {
+        let machine = Machine::new();
+        machine.write("etc/fleet/fleetd.toml", &format!("etcd_servers = \"{servers}\"\n{text}"));
+        let (pem, key) = certificate();
+        machine.write("ca.pem", &pem);
+        machine.write("key.pem", &key);
+        machine
+    };
+    let files = "etcd_cafile = \"/ca.pem\"\netcd_certfile = \"/ca.pem\"\netcd_keyfile = \"/key.pem\"";
+    assert_eq!(machine("https://a:1", files).problems(), Vec::<String>::new());
+    let problems = machine("http://a:1", files).problems();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert_eq!(
+        problems[0],
+        "/etc/fleet/fleetd.toml:2: etcd_cafile = /ca.pem: expected https:// in etcd_servers; with http://a:1 nothing is \
+         encrypted or verified"
+    );
+    let user = "etcd_username = \"fleet\"\netcd_password = \"hunter2\"";
+    for (servers, is_warned) in [
+        ("http://127.0.0.1:1", false),
+        ("http://localhost:1,http://[::1]:1", false),
+        ("https://10.0.0.1:1", false),
+        ("http://127.0.0.1:1,http://10.0.0.1:1", true),
+        ("http://etcd1:1", true),
+    ] {
+        let warnings = machine(servers, user).warnings().join("\n");
+        assert_eq!(
+            warnings.contains("fleetd.toml:2: etcd_username: it and its password go to"),
+            is_warned,
+            "{warnings}"
+        );
+        assert!(!warnings.contains("hunter2"));
+    }
+    assert_eq!(machine("http://10.0.0.1:1", "").warnings(), Vec::<String>::new());
+}
+
+#[test]
 fn every_problem_is_reported_not_only_the_first() {
     let mut machine = Machine::new();
     machine.write(
@@ -192,7 +230,8 @@ fn what_is_shown_of_a_value_is_taken_again() {
 
 #[test]
 fn a_file_without_an_end_is_refused() {
-    let mut machine = Machine::with("etcd_cafile = \"/zero\"");
+    let mut machine = Machine::new();
+    machine.write("etc/fleet/fleetd.toml", "etcd_servers = \"https://a:1\"\netcd_cafile = \"/zero\"");
     machine.link("zero", "/dev/zero");
     assert!(machine.problems()[0].contains("more than 1 MiB"));
     machine.file = Some("/dev/zero".into());
@@ -203,6 +242,6 @@ fn a_file_without_an_end_is_refused() {
 fn any_text_is_judged_without_looking_at_files() {
     let toml = read_text("agent_ttl = \"1s\"\netcd_cafile = \"/nowhere\"", Grammar::Toml);
     assert_eq!(toml.problems.len(), 1, "{:?}", toml.problems);
-    let old = read_text("etcd_servers=http://a:1\netcd_cafile=/nowhere", Grammar::Fleet1);
+    let old = read_text("etcd_servers=https://a:1\netcd_cafile=/nowhere", Grammar::Fleet1);
     assert!(old.problems.is_empty(), "{:?}", old.problems);
 }
