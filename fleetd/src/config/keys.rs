@@ -212,9 +212,7 @@ pub const KEYS: &[Key] = &[
         "Whether this machine may lead the cluster: auto or never."
     ),
     old_key!(disable_engine, AtRestart, "fleet 1.0's name for engine = \"never\"", |config, value| {
-        if value::boolean(value)? {
-            config.engine = EngineRole::Never;
-        }
+        config.engine = if value::boolean(value)? { EngineRole::Never } else { EngineRole::Auto };
         Ok(())
     }),
     key!(

@@ -199,11 +199,10 @@ fn merge(assignments: Vec<Assignment>, problems: &mut Vec<ConfigError>) -> Loade
     let mut origins = BTreeMap::new();
     let mut idle = BTreeMap::new();
     for Assignment { key, value, origin } in winners {
-        let before = config.engine;
         // Each was tried above.
         let _ = (key.set)(&mut config, &value);
         if key.show.is_none() {
-            if config.engine != before {
+            if key.name == "disable_engine" {
                 origins.insert("engine", origin.clone());
             }
             idle.insert(key.name, value);
