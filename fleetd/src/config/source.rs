@@ -89,6 +89,7 @@ pub fn read(sources: &Sources) -> Loaded {
             match text(&layer) {
                 Ok(Some(text)) => {
                     let read = parse(&layer.path, layer.grammar, &text);
+                    warnings.extend(exposed_secret(&layer.path, &read.assignments));
                     assignments.extend(read.assignments);
                     warnings.extend(read.warnings);
                     problems.extend(read.problems);
@@ -175,6 +176,16 @@ fn parse(path: &Path, grammar: Grammar, text: &str) -> fleet_conf::Read {
         Some(Warning { origin: assignment.origin.clone(), text })
     });
     fleet_conf::Read { warnings: warnings.collect(), assignments, problems }
+}
+
+/// A password that another layer overrides is in its file all the same.
+fn exposed_secret(path: &Path, assignments: &[Assignment]) -> Option<Warning> {
+    let is_secret = |assignment: &&Assignment| {
+        assignment.key.is_secret && assignment.value.as_str().is_none_or(|text| !text.is_empty())
+    };
+    let Assignment { key, origin, .. } = assignments.iter().find(is_secret)?;
+    let text = format!("{}: {}", key.name, credentials::exposure(path)?);
+    Some(Warning { origin: origin.clone(), text })
 }
 
 /// The last assignment of each key counts, but every one has to be usable: what is hidden today shows tomorrow.

@@ -43,6 +43,11 @@ impl Machine {
         std::fs::write(path, text).unwrap();
     }
 
+    fn allow(&self, path: &str, mode: u32) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(self.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     fn link(&self, path: &str, target: &str) {
         let path = self.path(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

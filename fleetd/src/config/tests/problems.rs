@@ -94,6 +94,36 @@ fn certificates_for_an_etcd_that_is_not_secured_are_refused_and_a_password_is_wa
 }
 
 #[test]
+fn secrets_that_others_can_read_or_write_are_warned_about() {
+    let machine = Machine::with("listen_certfile = \"/a.pem\"\nlisten_keyfile = \"/a.key\"");
+    let (pem, key) = certificate();
+    machine.write("a.pem", &pem);
+    machine.write("a.key", &key);
+    machine.write("etc/fleet/fleetd.d/secret.toml", "etcd_username = \"fleet\"\netcd_password = \"hunter2\"");
+    for mode in [0o600, 0o640, 0o440] {
+        machine.allow("a.key", mode);
+        machine.allow("etc/fleet/fleetd.d/secret.toml", mode);
+        assert_eq!(machine.warnings(), Vec::<String>::new(), "{mode:o}");
+    }
+    for mode in [0o644, 0o604, 0o602, 0o660] {
+        machine.allow("a.key", mode);
+        machine.allow("etc/fleet/fleetd.d/secret.toml", mode);
+        let told = |what: &str| {
+            format!(
+                "{what} has mode {mode:04o}, so that others can get at the secret in it; make it 0600, or 0640"
+            )
+        };
+        assert_eq!(
+            machine.warnings(),
+            [
+                told("/etc/fleet/fleetd.d/secret.toml:2: etcd_password: /etc/fleet/fleetd.d/secret.toml"),
+                told("/etc/fleet/fleetd.toml:3: listen_keyfile: /a.key"),
+            ]
+        );
+    }
+}
+
+#[test]
 fn every_problem_is_reported_not_only_the_first() {
     let mut machine = Machine::new();
     machine.write(

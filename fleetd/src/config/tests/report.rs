@@ -6,6 +6,7 @@ use super::*;
 fn every_key_is_printed_with_its_value_and_where_that_comes_from() {
     let mut machine =
         Machine::with("token_limit = 7\netcd_password = \"hunter2\"\n[metadata]\ndisk = \"ssd\"\n");
+    machine.allow("etc/fleet/fleetd.toml", 0o640);
     machine.write("usr/lib/fleet/fleetd.d/a.toml", "verbosity = 1");
     machine.write("run/fleet/fleetd.d/a.toml", "verbosity = 2");
     machine.set("FLEET_PUBLIC_IP", "10.0.0.9");
