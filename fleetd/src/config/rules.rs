@@ -35,8 +35,16 @@ pub(super) fn check(loaded: &mut Loaded) {
             found.extend(open_to_the_network(loaded));
             found.extend(clients_without_server(loaded));
         }
-        let warnings =
-            is_known(&["etcd_servers", "etcd_username"]).then(|| password_without_tls(loaded)).flatten();
+        if is_known(&["etcd_username", "etcd_password"]) {
+            found.extend(password_of_nobody(loaded));
+        }
+        let mut warnings = Vec::new();
+        if is_known(&["etcd_servers", "etcd_username"]) {
+            warnings.extend(password_without_tls(loaded));
+        }
+        if is_known(&["listen"]) {
+            warnings.extend(listens_nowhere(loaded));
+        }
         loaded.problems.extend(found);
         loaded.warnings.extend(warnings);
     }
@@ -88,6 +96,18 @@ fn etcd_files_without_tls(loaded: &Loaded, is_known: impl Fn(&[&str]) -> bool) -
             Some(bad(loaded, key, &path.as_ref()?.display().to_string(), expected))
         })
         .collect()
+}
+
+fn password_of_nobody(loaded: &Loaded) -> Option<ConfigError> {
+    let config = &loaded.config;
+    (config.etcd_username.is_empty() && !config.etcd_password.is_empty())
+        .then(|| bad(loaded, "etcd_password", "(hidden)", "etcd_username beside it".to_owned()))
+}
+
+fn listens_nowhere(loaded: &Loaded) -> Option<Warning> {
+    let text = "listen: names no address, so that the API can be reached only on sockets that systemd passes"
+        .to_owned();
+    loaded.config.listen.is_empty().then(|| Warning { origin: loaded.origin("listen"), text })
 }
 
 /// On this machine nobody is on the way.

@@ -1,6 +1,7 @@
 //! Where values come from: files in layers, then the environment. Of each key the highest layer counts, as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -18,15 +19,15 @@ pub struct Sources {
     /// `--root`; None: `/`.
     pub root: Option<PathBuf>,
     /// `FLEET_*` variables; others are ignored.
-    pub environment: BTreeMap<String, String>,
+    pub environment: BTreeMap<String, OsString>,
 }
 
 impl Sources {
     /// This process's environment. What is not UTF-8 cannot be a value, and is refused as one.
     #[must_use]
-    pub fn environment() -> BTreeMap<String, String> {
+    pub fn environment() -> BTreeMap<String, OsString> {
         std::env::vars_os()
-            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
             .filter(|(name, _)| name.starts_with("FLEET_"))
             .collect()
     }
@@ -104,9 +105,17 @@ pub fn read(sources: &Sources) -> Loaded {
         let Some(name) = variable.strip_prefix("FLEET_") else { continue };
         let origin = Origin::Environment { variable: variable.clone() };
         match find(&origin, &name.to_ascii_lowercase()) {
-            Ok(key) => {
-                assignments.push(Assignment { key, value: toml::Value::String(text.clone()), origin });
-            }
+            Ok(key) => match text.to_str() {
+                Some(text) => {
+                    let value = toml::Value::String(text.to_owned());
+                    assignments.push(Assignment { key, value, origin });
+                }
+                None => {
+                    let value = shown(key, &toml::Value::String(text.to_string_lossy().into_owned()));
+                    let expected = "UTF-8 text".to_owned();
+                    problems.push(ConfigError::BadValue { origin, key: key.name, value, expected });
+                }
+            },
             Err(problem) => problems.push(problem),
         }
     }

@@ -170,8 +170,11 @@ pub fn page_size(value: &Value) -> Result<u16, Bad> {
     }
 }
 
+pub const MOST_VERBOSE: u8 = 2;
+
 pub fn verbosity(value: &Value) -> Result<u8, Bad> {
-    integer(value).and_then(|n| u8::try_from(n).ok()).ok_or_else(|| "a number from 0 to 2".to_owned())
+    let level = integer(value).and_then(|n| u8::try_from(n).ok()).filter(|n| *n <= MOST_VERBOSE);
+    level.ok_or_else(|| format!("a number from 0 to {MOST_VERBOSE}"))
 }
 
 fn integer(value: &Value) -> Option<i64> {

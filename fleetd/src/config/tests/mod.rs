@@ -17,7 +17,7 @@ const ETCD: &str = "etcd_servers = [\"http://127.0.0.1:2379\"]\n";
 struct Machine {
     root: tempfile::TempDir,
     file: Option<PathBuf>,
-    environment: BTreeMap<String, String>,
+    environment: BTreeMap<String, std::ffi::OsString>,
 }
 
 impl Machine {
@@ -54,8 +54,8 @@ impl Machine {
         std::os::unix::fs::symlink(target, path).unwrap();
     }
 
-    fn set(&mut self, variable: &str, text: &str) {
-        self.environment.insert(variable.to_owned(), text.to_owned());
+    fn set(&mut self, variable: &str, text: impl Into<std::ffi::OsString>) {
+        self.environment.insert(variable.to_owned(), text.into());
     }
 
     fn sources(&self) -> Sources {

@@ -124,6 +124,34 @@ fn secrets_that_others_can_read_or_write_are_warned_about() {
 }
 
 #[test]
+fn what_would_be_used_otherwise_than_it_was_meant_is_refused_or_told() {
+    assert_eq!(
+        refused("etcd_password = \"hunter2\""),
+        "FILE:2: etcd_password = (hidden): expected etcd_username beside it"
+    );
+    assert_eq!(refused("verbosity = 9"), "FILE:2: verbosity = 9: expected a number from 0 to 2");
+    let mut machine = Machine::with("etcd_username = \"fleet\"");
+    let no_text = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes;
+    machine.set("FLEET_ETCD_PASSWORD", no_text(b"hunter\xff"));
+    machine.set("FLEET_PUBLIC_IP", no_text(b"\xff"));
+    assert_eq!(
+        machine.problems(),
+        [
+            "environment variable FLEET_ETCD_PASSWORD: etcd_password = (hidden): expected UTF-8 text",
+            "environment variable FLEET_PUBLIC_IP: public_ip = \"\u{fffd}\": expected UTF-8 text",
+        ]
+    );
+    let nowhere =
+        "listen: names no address, so that the API can be reached only on sockets that systemd passes";
+    let machine = Machine::with("listen = []");
+    assert_eq!(machine.warnings(), [format!("/etc/fleet/fleetd.toml:2: {nowhere}")]);
+    let mut machine = Machine::with("");
+    machine.set("FLEET_LISTEN", "");
+    assert_eq!(machine.warnings(), [format!("environment variable FLEET_LISTEN: {nowhere}")]);
+    assert_eq!(machine.problems(), Vec::<String>::new());
+}
+
+#[test]
 fn every_problem_is_reported_not_only_the_first() {
     let mut machine = Machine::new();
     machine.write(
