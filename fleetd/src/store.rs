@@ -131,7 +131,7 @@ fn etcd_options(config: &Config) -> Result<EtcdOptions, ConfigError> {
     Ok(EtcdOptions {
         request_timeout: config.etcd_request_timeout,
         user: (!config.etcd_username.is_empty())
-            .then(|| (config.etcd_username.clone(), config.etcd_password.clone())),
+            .then(|| (config.etcd_username.clone(), config.etcd_password.expose().to_owned())),
         tls: is_tls.then_some(EtcdTls { ca, identity }),
         ..EtcdOptions::new(config.etcd_servers.clone())
     })

@@ -146,7 +146,7 @@ pub const KEYS: &[Key] = &[
     ),
     Key {
         is_secret: true,
-        ..key!(etcd_password, value::text, show::text, IS_1, AtRestart, "password of that user", "")
+        ..key!(etcd_password, value::secret, show::secret, IS_1, AtRestart, "password of that user", "")
     },
     key!(
         etcd_cafile,

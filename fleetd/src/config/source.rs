@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use super::problem::{ConfigError, Origin, Problems, Warning, one_line};
 use super::{Config, credentials, rules, toml_file};
 
 /// What to read. The environment is an argument, so that tests need not change their own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// `--config`; must exist, and stands in the place of `fleetd.toml` and of `fleet.conf`. Not below `root`.
     pub file: Option<PathBuf>,
@@ -20,6 +21,17 @@ pub struct Sources {
     pub root: Option<PathBuf>,
     /// `FLEET_*` variables; others are ignored.
     pub environment: BTreeMap<String, OsString>,
+}
+
+/// Without what the variables hold: one may be a password.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("root", &self.root)
+            .field("environment", &self.environment.keys())
+            .finish()
+    }
 }
 
 impl Sources {
@@ -34,11 +46,17 @@ impl Sources {
 }
 
 /// A key and the value that one place gives it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Assignment {
     pub key: &'static Key,
     pub value: toml::Value,
     pub origin: Origin,
+}
+
+impl fmt::Debug for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} = {}", self.origin, self.key.name, shown(self.key, &self.value))
+    }
 }
 
 /// What was read, fit for use or not.

@@ -9,7 +9,7 @@ use fleet_core::records::EngineRole;
 use fleet_registry::etcd::Endpoint;
 use toml::Value;
 
-use super::Listen;
+use super::{Listen, Secret};
 
 /// What was expected instead.
 pub type Bad = String;
@@ -85,6 +85,10 @@ pub fn ttl(value: &Value) -> Result<Duration, Bad> {
 
 pub fn text(value: &Value) -> Result<String, Bad> {
     Ok(string(value, "text")?.to_owned())
+}
+
+pub fn secret(value: &Value) -> Result<Secret, Bad> {
+    text(value).map(Secret::from)
 }
 
 pub fn directory(value: &Value) -> Result<PathBuf, Bad> {

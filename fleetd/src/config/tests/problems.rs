@@ -233,6 +233,15 @@ fn secrets_are_not_repeated() {
         let refused = refused(line);
         assert!(!refused.contains(secret), "{refused}");
     }
+    let mut machine = Machine::with("etcd_username = \"fleet\"");
+    machine.set("FLEET_ETCD_PASSWORD", secret);
+    let sources = machine.sources();
+    let loaded = read(&sources);
+    assert_eq!(loaded.config.etcd_password.expose(), secret);
+    for told in [format!("{sources:?}"), format!("{loaded:?}"), format!("{:#?}", loaded.config)] {
+        assert!(!told.contains(secret), "{told}");
+    }
+    assert!(format!("{:?}", loaded.config).contains("etcd_password: (hidden)"));
     let machine = Machine::new();
     machine.write("etc/fleet/fleetd.toml", "etcd_servers = \"http://me:hunter2@host:2379\"");
     let problems = machine.problems();
