@@ -19,9 +19,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
-use super::gate::{Gate, Room};
 use super::looks::{Looks, Rate};
 use super::{Options, PeerClient, PeerKeys, Service, listener};
+use crate::api::gate::{Gate, Room};
 use crate::api::ports::Peers;
 use crate::api::tools::{JournalOptions, LocalTools};
 

@@ -40,7 +40,7 @@ async fn a_thousand_idle_connections_and_a_slow_reader_leave_others_served_and_m
 /// Serves until standard input ends; the files in `directory` say how and where.
 async fn serve(directory: &Path) {
     let long = Duration::from_secs(600);
-    let limits = Limits { handshake: long, header: long, stall: long, ..Limits::default() };
+    let limits = Limits { handshake: long, handshakes: IDLE, header: long, stall: long, ..Limits::default() };
     let file = |name: &str| directory.join(name);
     let lab = Lab::with(limits, |options| {
         with_tcp(options);

@@ -253,13 +253,33 @@ async fn a_handshake_that_takes_its_time_holds_up_nobody_and_is_ended() {
 }
 
 #[tokio::test]
-async fn handshakes_count_as_connections_of_their_listener() {
+async fn strangers_take_no_connection_and_whoever_opens_most_makes_room() {
     let authority = Authority::new("ours");
-    let handshake = Duration::from_millis(500);
-    let lab = lab(Limits { connections: 1, handshake, ..Limits::default() }, authority.server(true)).await;
-    let mute = TcpStream::connect(lab.tcp[0]).await.unwrap();
-    // Waits for the one connection there is, while the unix socket has its own.
+    let limits =
+        Limits { connections: 1, handshakes: 4, handshake: Duration::from_secs(600), ..Limits::default() };
+    let lab = lab(limits, authority.server(true)).await;
+    let mut mute = Vec::new();
+    for _ in 0..40 {
+        mute.push(TcpStream::connect(lab.tcp[0]).await.unwrap());
+    }
     let client = authority.client(Some("alice"));
+    for _ in 0..3 {
+        let asked = tokio::time::timeout(DEADLINE, ask(&lab, &client)).await;
+        assert_eq!(asked.expect("strangers keep it waiting"), Ok(()));
+    }
+    let ended = tokio::time::timeout(DEADLINE, mute[0].read(&mut [0])).await;
+    assert!(matches!(ended.expect("the longest-silent one is kept"), Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn who_has_shown_a_certificate_waits_for_a_connection() {
+    let authority = Authority::new("ours");
+    let lab = lab(Limits { connections: 1, ..Limits::default() }, authority.server(true)).await;
+    let client = authority.client(Some("alice"));
+    let mut held = handshake(&lab, &client).await;
+    held.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    held.read_exact(&mut [0]).await.unwrap();
+    // The unix socket has its own.
     let waiting = ask(&lab, &client);
     tokio::pin!(waiting);
     let early = tokio::select! {
@@ -267,8 +287,9 @@ async fn handshakes_count_as_connections_of_their_listener() {
         reply = lab.get("/healthz") => { assert_eq!(reply.code(), 200); false }
     };
     assert!(!early);
-    assert_eq!(waiting.await, Ok(()));
-    drop(mute);
+    drop(held);
+    let asked = tokio::time::timeout(DEADLINE, waiting).await;
+    assert_eq!(asked.expect("the connection has become free"), Ok(()));
 }
 
 #[tokio::test]
