@@ -16,11 +16,18 @@ build() {
     RUSTC_WORKSPACE_WRAPPER=$PWD/fuzz/rustc "${CARGO:-cargo}" build --locked -p fleet-fuzz --features libfuzzer
 }
 
+# Words of the inputs that people wrote: what differs by a whole word is not found a byte at a time.
+words() {
+    find "fuzz/corpus/$1" -type f ! -name 'reached-*' -exec cat {} + |
+        LC_ALL=C grep -aoE '[[:alpha:]_@%/][[:alnum:]_.@%/-]{2,40}[=:]?' | LC_ALL=C sort -u | sed 's/.*/"&"/'
+}
+
 fuzz() {
     mkdir -p "$work/$1"
     log=$work/$1.log
+    words "$1" >"$work/$1.dict"
     # shellcheck disable=SC2086 # one word each
-    if FLEET_FUZZ_TARGET=$1 "$binary" $limits -max_total_time="$2" -print_final_stats=1 \
+    if FLEET_FUZZ_TARGET=$1 "$binary" $limits -dict="$work/$1.dict" -max_total_time="$2" -print_final_stats=1 \
         -artifact_prefix="$work/$1-" "$work/$1" "fuzz/corpus/$1" >"$log" 2>&1; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         rate=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")

@@ -22,6 +22,15 @@ pub struct Options<'a> {
     pub wait: Option<&'a WaitFlags>,
     pub json: bool,
     pub why: &'a str,
+    /// What is not sent because the unit's state forbids it.
+    pub refused: Vec<Refused>,
+}
+
+/// A unit that the command itself refuses, and what it says of that.
+#[derive(Debug)]
+pub struct Refused {
+    pub unit: String,
+    pub text: String,
 }
 
 /// What became of one unit, for `-o json`.
@@ -39,13 +48,21 @@ struct Told {
     progress: Option<Progress>,
 }
 
-/// Sends `prepared` as one request and waits as the options say. Prints everything about it.
+/// Tells what is refused, sends `prepared` as one request and waits as the options say. Prints everything about it.
 pub async fn carry_out(
     connection: &Connection,
     verb: Verb,
     prepared: Vec<Prepared>,
     options: &Options<'_>,
 ) -> anyhow::Result<Exit> {
+    let mut batch =
+        Batch { verb, options, exit: Exit::DONE, told: Vec::new(), sent: Vec::new(), first_trouble: None };
+    for refused in &options.refused {
+        batch.refused(refused);
+    }
+    if prepared.is_empty() && !options.refused.is_empty() {
+        return batch.print();
+    }
     let request = ChangeRequest {
         request_id: uuid::Uuid::new_v4().simple().to_string(),
         by: Some(who()),
@@ -72,8 +89,6 @@ pub async fn carry_out(
         results.len(),
         prepared.len()
     );
-    let mut batch =
-        Batch { verb, options, exit: Exit::DONE, told: Vec::new(), sent: Vec::new(), first_trouble: None };
     let mut to_wait = Vec::new();
     let mut waited = BTreeMap::new();
     for (one, result) in prepared.into_iter().zip(results) {
@@ -132,6 +147,13 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// No trouble of what was sent, so that the closing line speaks of that alone, as in fleet 1.0.
+    fn refused(&mut self, refused: &Refused) {
+        output::note(&refused.text);
+        let result = ActionResult { unit: refused.unit.clone(), ..ActionResult::default() };
+        self.tell(&result, "refused", Exit::FAILED, Some(refused.text.clone()), None);
+    }
+
     /// Tells what the server answered at once; the unit to wait for, if there is something to wait for.
     fn answered(&mut self, one: &Prepared, result: &ActionResult) -> anyhow::Result<Option<WaitUnit>> {
         let unit = &result.unit;
@@ -255,19 +277,23 @@ impl Batch<'_> {
     }
 
     fn finish(self) -> anyhow::Result<Exit> {
-        if self.options.json {
-            json::print(&serde_json::json!({ "results": self.told }))?;
-            return Ok(self.exit);
-        }
         let (done, failed) = match self.verb {
-            Verb::Stop => ("stopped", "stop"),
-            Verb::Unload => ("unloaded", "unload"),
-            _ => return Ok(self.exit),
+            Verb::Stop if !self.options.json => ("stopped", "stop"),
+            Verb::Unload if !self.options.json => ("unloaded", "unload"),
+            _ => return self.print(),
         };
         let units = self.sent.join(" ");
         match &self.first_trouble {
             None => output::note(format!("Successfully {done} units [{units}].")),
             Some(trouble) => output::note(format!("Failed to {failed} units [{units}]. err: {trouble}")),
+        }
+        Ok(self.exit)
+    }
+
+    /// The document, where programs read; lines were printed as they came.
+    fn print(self) -> anyhow::Result<Exit> {
+        if self.options.json {
+            json::print(&serde_json::json!({ "results": self.told }))?;
         }
         Ok(self.exit)
     }

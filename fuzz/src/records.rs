@@ -1,8 +1,9 @@
 //! Any bytes as keys and records of the registry.
 //!
 //! Holds: nothing panics; a key is parsed back to the bytes it stands for; a record that is read is written as it was
-//! read, with every field that this release does not know; what cannot be read is unknown and never absent; and an
-//! engine plans over whatever records there are, and plans the same twice.
+//! read, under this release's schema or the later one it came with, and with every field that this release does not
+//! know; what cannot be read is unknown and never absent; and an engine plans over whatever records there are, and plans
+//! the same twice.
 //!
 //! An input is a small registry: a line with a key without its prefix, a line with its value, and so on.
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use fleet_core::plan::{Policy, plan};
 use fleet_core::records::{
     BrakeRecord, ClusterRecord, EventRecord, HoldRecord, LeaderRecord, LostRecord, MachineRecord, Order,
-    Placement, PresenceRecord, StateRow, UnitRecord, WitnessRecord,
+    Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord, WitnessRecord,
 };
 use fleet_core::world::World;
 use fleet_core::{Span, Term, Timestamp};
@@ -105,7 +106,14 @@ fn record<R: Record + PartialEq + Debug>(bytes: &[u8]) {
         }
     };
     let written = encode(&read);
-    assert_eq!(decode::<R>(&key, &written).as_ref(), Ok(&read), "as it was read");
+    let mut raised = read.clone();
+    let (v, _) = raised.versioned_parts();
+    *v = SCHEMA.max(*v);
+    assert_eq!(
+        decode::<R>(&key, &written),
+        Ok(raised),
+        "as it was read, under this release's schema or a later one"
+    );
     keeps_unknown_fields(bytes, &read);
 }
 

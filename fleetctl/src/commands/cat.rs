@@ -3,6 +3,7 @@
 use clap::Args;
 use unit_files::{UnitFile, client_unit_name};
 
+use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::OutputFlag;
@@ -32,7 +33,7 @@ pub async fn run(connection: &Connection, command: Cat) -> anyhow::Result<Exit> 
         }
         Err(error) => {
             output::note(format!("Error retrieving Unit {name}: {error}"));
-            return Ok(Exit::FAILED);
+            return Ok(change::exit_of(&error));
         }
     };
     // What cannot be read is shown as it is stored.

@@ -37,7 +37,11 @@ pub async fn run(connection: &Connection, command: Destroy) -> anyhow::Result<Ex
     for one in &mut prepared {
         one.action.force = command.force;
     }
-    let options =
-        Options { wait: Some(&command.wait), json: command.output.is_json(), why: &command.reason.why };
+    let options = Options {
+        wait: Some(&command.wait),
+        json: command.output.is_json(),
+        why: &command.reason.why,
+        refused: Vec::new(),
+    };
     change::carry_out(connection, Verb::Destroy, prepared, &options).await
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use fleet_api::v2::Event;
 use unit_files::client_unit_name;
 
+use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::{OutputFlag, duration};
@@ -44,7 +45,7 @@ pub async fn run(connection: &Connection, command: Events) -> anyhow::Result<Exi
         Ok(list) => list,
         Err(error) => {
             output::note(format!("Error retrieving events: {error}"));
-            return Ok(Exit::FAILED);
+            return Ok(change::exit_of(&error));
         }
     };
     if command.output.is_json() {

@@ -4,6 +4,7 @@ use clap::Args;
 use fleet_api::v2::JournalLine;
 use unit_files::client_unit_name;
 
+use crate::change;
 use crate::commands::machine;
 use crate::connection::Connection;
 use crate::exit::Exit;
@@ -47,7 +48,10 @@ pub async fn run(connection: &Connection, command: Journal) -> anyhow::Result<Ex
     let unit = match connection.unit(&name).await {
         Ok(Some(unit)) => unit,
         Ok(None) => return Ok(failed(format!("Unit {name} does not exist."))),
-        Err(error) => return Ok(failed(format!("Error retrieving Unit {name}: {error}"))),
+        Err(error) => {
+            output::note(format!("Error retrieving Unit {name}: {error}"));
+            return Ok(change::exit_of(&error));
+        }
     };
     let machine = match &command.machine {
         Some(beginning) => match machine::resolve(connection, beginning).await {

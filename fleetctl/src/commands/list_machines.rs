@@ -3,6 +3,7 @@
 use clap::Args;
 use fleet_api::v2::{MachineState, MachineView};
 
+use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::{ListFlags, go_bool};
@@ -60,7 +61,7 @@ pub async fn run(connection: &Connection, command: ListMachines) -> anyhow::Resu
             output::note(format!(
                 "Error retrieving list of active machines from fleet API ({error})\nPossible issues:\n  fleetd is not running on the machine that is asked, or --endpoint names another one\n  the registry does not answer: see fleetctl cluster status"
             ));
-            return Ok(Exit::FAILED);
+            return Ok(change::exit_of(&error));
         }
     };
     if !command.all {

@@ -3,6 +3,7 @@
 use clap::Args;
 use fleet_api::v2::{UnitList, UnitView};
 
+use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::ListFlags;
@@ -75,7 +76,7 @@ pub async fn run(connection: &Connection, command: ListUnitFiles) -> anyhow::Res
         Ok(list) => list,
         Err(error) => {
             output::note(format!("Error retrieving list of units from repository: {error}"));
-            return Ok(Exit::FAILED);
+            return Ok(change::exit_of(&error));
         }
     };
     units.sort_by(|a, b| a.name.cmp(&b.name));

@@ -3,6 +3,7 @@
 use clap::Args;
 use fleet_api::v2::StateView;
 
+use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::ListFlags;
@@ -56,7 +57,7 @@ pub async fn run(connection: &Connection, command: ListUnits) -> anyhow::Result<
         Ok(list) => list,
         Err(error) => {
             output::note(format!("Error retrieving list of units from repository: {error}"));
-            return Ok(Exit::FAILED);
+            return Ok(change::exit_of(&error));
         }
     };
     list.states.sort_by(|a, b| (&a.unit, &a.machine).cmp(&(&b.unit, &b.machine)));

@@ -125,7 +125,13 @@ async fn with_content(
     for one in &mut prepared {
         one.action.all_at_once = content.all_at_once;
     }
-    change::carry_out(connection, verb, prepared, &Options { wait, json, why: &reason.why }).await
+    change::carry_out(
+        connection,
+        verb,
+        prepared,
+        &Options { wait, json, why: &reason.why, refused: Vec::new() },
+    )
+    .await
 }
 
 fn creation_failed(error: &content::ContentError) -> Exit {

@@ -3,7 +3,7 @@
 use clap::Args;
 use fleet_api::v2::Verb;
 
-use crate::change::{self, Options};
+use crate::change::{self, Options, Refused};
 use crate::connection::Connection;
 use crate::content;
 use crate::exit::Exit;
@@ -42,19 +42,17 @@ pub async fn run(connection: &Connection, command: Restart) -> anyhow::Result<Ex
     let desired = |one: &content::Prepared| one.before.as_ref().map(|unit| unit.desired.clone());
     let (inactive, mut wanted): (Vec<_>, Vec<_>) =
         prepared.into_iter().partition(|one| desired(one).as_deref() == Some("inactive"));
-    for one in &inactive {
-        output::note(format!("Unable to restart unit {} in state inactive", one.action.unit));
-    }
+    let refused = inactive.into_iter().map(|one| Refused {
+        text: format!("Unable to restart unit {} in state inactive", one.action.unit),
+        unit: one.action.unit,
+    });
     for one in &mut wanted {
         one.action.all_at_once = command.all_at_once;
         if !json && desired(one).as_deref() == Some("loaded") {
             output::log!("INFO", "Unit({}) already loaded, starting.", one.action.unit);
         }
     }
-    let refused = if inactive.is_empty() { Exit::DONE } else { Exit::FAILED };
-    if wanted.is_empty() {
-        return Ok(refused);
-    }
-    let options = Options { wait: Some(&command.wait), json, why: &command.reason.why };
-    Ok(change::carry_out(connection, Verb::Restart, wanted, &options).await?.max(refused))
+    let options =
+        Options { wait: Some(&command.wait), json, why: &command.reason.why, refused: refused.collect() };
+    change::carry_out(connection, Verb::Restart, wanted, &options).await
 }

@@ -4,6 +4,7 @@ use clap::Args;
 use fleet_api::v2::MachineState;
 use unit_files::client_unit_name;
 
+use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::{go_bool, machine_beginning};
@@ -75,7 +76,7 @@ pub async fn run(connection: &Connection, options: &SshOptions, command: Ssh) ->
         Ok(address) => address,
         Err(error) => {
             output::note(format!("Unable to proceed: {error}"));
-            return Ok(Exit::FAILED);
+            return Ok(exit_of(&error));
         }
     };
     if address.is_empty() {
@@ -98,6 +99,13 @@ pub async fn run(connection: &Connection, options: &SshOptions, command: Ssh) ->
             output::note(format!("Failed building SSH client: {error}; is OpenSSH installed?"));
             Ok(Exit::FAILED)
         }
+    }
+}
+
+fn exit_of(error: &TargetError) -> Exit {
+    match error {
+        TargetError::Api(error) => change::exit_of(error),
+        _ => Exit::FAILED,
     }
 }
 

@@ -6,6 +6,7 @@ use clap::Args;
 use fleet_api::v2::UnitView;
 use unit_files::client_unit_name;
 
+use crate::change;
 use crate::commands::machine;
 use crate::connection::Connection;
 use crate::exit::Exit;
@@ -67,7 +68,10 @@ async fn one(
     let unit = match connection.unit(name).await {
         Ok(Some(unit)) => unit,
         Ok(None) => return Ok(failed(format!("Unit {name} does not exist."))),
-        Err(error) => return Ok(failed(format!("Error retrieving Unit {name}: {error}"))),
+        Err(error) => {
+            output::note(format!("Error retrieving Unit {name}: {error}"));
+            return Ok(change::exit_of(&error));
+        }
     };
     let machines = machines_of(&unit, machine);
     if machines.is_empty() {

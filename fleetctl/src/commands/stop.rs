@@ -3,11 +3,10 @@
 use clap::Args;
 use fleet_api::v2::Verb;
 
-use crate::change::{self, Options};
+use crate::change::{self, Options, Refused};
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::{OutputFlag, ReasonFlag, WaitFlags};
-use crate::output;
 
 /// Stop units; they stay loaded on their machines
 #[derive(Args, Debug)]
@@ -30,15 +29,16 @@ pub async fn run(connection: &Connection, command: Stop) -> anyhow::Result<Exit>
     };
     // Judged by what is wanted, not by what runs: a unit that waits for a machine can be withdrawn.
     let (inactive, wanted): (Vec<_>, Vec<_>) = units.into_iter().partition(|unit| unit.desired == "inactive");
-    for unit in &inactive {
-        output::note(format!("Unable to stop unit {} in state inactive", unit.name));
-    }
-    let refused = if inactive.is_empty() { Exit::DONE } else { Exit::FAILED };
-    if wanted.is_empty() {
-        return Ok(refused);
-    }
+    let refused = inactive.into_iter().map(|unit| Refused {
+        text: format!("Unable to stop unit {} in state inactive", unit.name),
+        unit: unit.name,
+    });
     let prepared = wanted.into_iter().map(|unit| super::prepared(unit, Verb::Stop)).collect();
-    let options =
-        Options { wait: Some(&command.wait), json: command.output.is_json(), why: &command.reason.why };
-    Ok(change::carry_out(connection, Verb::Stop, prepared, &options).await?.max(refused))
+    let options = Options {
+        wait: Some(&command.wait),
+        json: command.output.is_json(),
+        why: &command.reason.why,
+        refused: refused.collect(),
+    };
+    change::carry_out(connection, Verb::Stop, prepared, &options).await
 }

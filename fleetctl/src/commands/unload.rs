@@ -31,7 +31,11 @@ pub async fn run(connection: &Connection, command: Unload) -> anyhow::Result<Exi
     };
     let wanted = units.into_iter().filter(|unit| unit.desired != "inactive");
     let prepared = wanted.map(|unit| super::prepared(unit, Verb::Unload)).collect();
-    let options =
-        Options { wait: Some(&command.wait), json: command.output.is_json(), why: &command.reason.why };
+    let options = Options {
+        wait: Some(&command.wait),
+        json: command.output.is_json(),
+        why: &command.reason.why,
+        refused: Vec::new(),
+    };
     change::carry_out(connection, Verb::Unload, prepared, &options).await
 }

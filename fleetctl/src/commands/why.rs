@@ -4,6 +4,7 @@ use clap::Args;
 use fleet_api::v2::{Explanation, MachineVerdict};
 use unit_files::client_unit_name;
 
+use crate::change;
 use crate::commands::machine;
 use crate::connection::Connection;
 use crate::exit::Exit;
@@ -42,7 +43,7 @@ pub async fn run(connection: &Connection, command: Why) -> anyhow::Result<Exit> 
         }
         Err(error) => {
             output::note(format!("Error explaining unit {name}: {error}"));
-            return Ok(Exit::FAILED);
+            return Ok(change::exit_of(&error));
         }
     };
     if command.output.is_json() {

@@ -490,6 +490,31 @@ async fn json_tells_the_outcome_of_every_unit() {
 }
 
 #[tokio::test]
+async fn json_tells_also_what_is_refused_because_it_is_inactive() {
+    for verb in ["stop", "restart"] {
+        let fake = Fake::new()
+            .on(UNITS, units(&[known("a.service", "inactive"), known("b.service", "launched")]))
+            .on(REQUESTS, results(&[accepted("b.service", "launched")]));
+        let output = fake.run(&[verb, "-o", "json", "--no-block", "a", "b"]).await;
+        let document = output.json();
+        let of = |index: usize| {
+            let told = &document["results"][index];
+            (told["unit"].clone(), told["outcome"].clone(), told["exitCode"].clone())
+        };
+        assert_eq!(of(0), (json!("a.service"), json!("refused"), json!(1)), "{verb}");
+        assert_eq!(of(1), (json!("b.service"), json!("requested"), json!(0)), "{verb}");
+        let text = format!("Unable to {verb} unit a.service in state inactive");
+        assert_eq!((&document["results"][0]["message"], output.code), (&json!(text), Some(1)), "{verb}");
+        assert!(output.err.starts_with(&text), "{}", output.err);
+
+        let fake = Fake::new().on(UNITS, units(&[known("a.service", "inactive")]));
+        let output = fake.run(&[verb, "-o", "json", "a"]).await;
+        assert_eq!(output.json()["results"].as_array().map(Vec::len), Some(1), "{verb}");
+        assert_eq!(output.code, Some(1), "{verb}");
+    }
+}
+
+#[tokio::test]
 async fn a_wait_without_registry_or_server_ends_with_its_own_code() {
     let fake = || {
         Fake::new()

@@ -36,6 +36,36 @@ async fn list_units_has_the_columns_of_fleet_1_in_byte_order() {
 }
 
 #[tokio::test]
+async fn what_shows_something_exits_with_6_if_the_registry_does_not_answer() {
+    let fake = [
+        "GET /fleet/v2/states",
+        "GET /fleet/v2/units",
+        "GET /fleet/v2/machines",
+        "GET /fleet/v2/events",
+        "GET /fleet/v2/units/a.service",
+        "GET /fleet/v2/units/a.service/text",
+        "GET /fleet/v2/units/a.service/why",
+    ]
+    .into_iter()
+    .fold(Fake::new(), |fake, path| fake.on(path, Answer::error(503, "no registry")));
+    for command in [
+        &["list-units"][..],
+        &["list-unit-files"],
+        &["list-machines"],
+        &["events"],
+        &["status", "a"],
+        &["cat", "a"],
+        &["why", "a"],
+        &["journal", "a"],
+        &["ssh", "--unit", "a"],
+    ] {
+        let output = fake.run(command).await;
+        assert!(output.err.contains("Error 503: no registry"), "{command:?}: {}", output.err);
+        assert_eq!((output.out.as_str(), output.code), ("", Some(6)), "{command:?}");
+    }
+}
+
+#[tokio::test]
 async fn wrong_fields_are_refused_before_anything_is_asked() {
     let fake = Fake::new();
     for command in ["list-units", "list-unit-files", "list-machines"] {

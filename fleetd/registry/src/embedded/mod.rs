@@ -23,6 +23,7 @@ use crate::store::{
 };
 
 mod base;
+mod clock;
 mod disk;
 mod error;
 mod file;
@@ -34,11 +35,12 @@ mod rows;
 mod tests;
 mod writer;
 
+use clock::Clock;
 use disk::Disk;
 pub use error::OpenError;
 use log::{Disks, Log, Paths};
 pub use measure::{MeasureError, PutRates, put_rates};
-use writer::{Answer, Health, Job, Pace, Published, Task, Writer, lock, now};
+use writer::{Answer, Health, Job, Pace, Published, Task, Writer, lock};
 
 /// Longest wait for the disk. What has not begun by then is not done at all; what has, may be.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +64,7 @@ pub struct EmbeddedStore {
 struct Shared {
     directory: PathBuf,
     published: Arc<Mutex<Published>>,
+    clock: Clock,
     /// `None` only while it is being closed.
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -74,11 +77,11 @@ impl EmbeddedStore {
     /// # Errors
     /// See [`OpenError`]; each says what to do.
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
-        Self::on_disks(file::open(directory)?, directory)
+        Self::on_disks(file::open(directory)?, directory, Clock::system())
     }
 
-    fn on_disks<D: Disk>(disks: Disks<D>, directory: &Path) -> Result<Self, OpenError> {
-        let (log, state) = Log::open(disks, &Paths::of(directory), now())?;
+    fn on_disks<D: Disk>(disks: Disks<D>, directory: &Path, clock: Clock) -> Result<Self, OpenError> {
+        let (log, state) = Log::open(disks, &Paths::of(directory), clock.now())?;
         let (jobs, queue) = mpsc::sync_channel(QUEUE);
         let draft = state.clone();
         let published = Arc::new(Mutex::new(Published {
@@ -92,15 +95,21 @@ impl EmbeddedStore {
             draft,
             published: Arc::clone(&published),
             jobs: queue,
-            retry_at: now(),
+            retry_at: clock.now(),
             pace: Pace::default(),
+            clock: clock.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("registry-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|source| OpenError::Thread { path: directory.to_owned(), source })?;
-        let shared =
-            Shared { directory: directory.to_owned(), published, jobs: Some(jobs), thread: Some(thread) };
+        let shared = Shared {
+            directory: directory.to_owned(),
+            published,
+            clock,
+            jobs: Some(jobs),
+            thread: Some(thread),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -197,7 +206,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration, StoreError> {
-        Ok(lock(&self.shared.published).state.lease_keep_alive(id, now()))
+        Ok(lock(&self.shared.published).state.lease_keep_alive(id, self.shared.clock.now()))
     }
 
     async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError> {
@@ -205,7 +214,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn lease_ttl(&self, id: LeaseId) -> Result<Option<LeaseTtl>, StoreError> {
-        Ok(lock(&self.shared.published).state.lease_ttl(id, now()))
+        Ok(lock(&self.shared.published).state.lease_ttl(id, self.shared.clock.now()))
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::clock::Clock;
 use super::disk::Disk;
 use super::log::{AppendError, Log};
 use super::rows::Change;
@@ -95,11 +96,6 @@ pub(super) fn lock(published: &Mutex<Published>) -> MutexGuard<'_, Published> {
     published.lock().expect("no call panics while it holds the store")
 }
 
-/// Leases run on the system's own clock: a runtime whose clock is paused does not stop them.
-pub(super) fn now() -> Instant {
-    Instant::from_std(std::time::Instant::now())
-}
-
 #[derive(Debug)]
 pub(super) struct Writer<D> {
     pub log: Log<D>,
@@ -109,6 +105,7 @@ pub(super) struct Writer<D> {
     pub jobs: Receiver<Job>,
     pub retry_at: Instant,
     pub pace: Pace,
+    pub clock: Clock,
 }
 
 /// How groups went lately: writers that were answered together come back together, and are worth a
@@ -147,7 +144,7 @@ impl<D: Disk> Writer<D> {
     fn gather(&mut self) -> Option<Vec<Job>> {
         let wake = lock(&self.published).state.next_expiry();
         let first = match wake {
-            Some(at) => match self.jobs.recv_timeout(at.saturating_duration_since(now())) {
+            Some(at) => match self.jobs.recv_timeout(at.saturating_duration_since(self.clock.now())) {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
                 Err(RecvTimeoutError::Disconnected) => return None,
@@ -156,15 +153,18 @@ impl<D: Disk> Writer<D> {
         };
         let mut bytes = first.task.bytes();
         let mut jobs = vec![first];
-        let (crowd, until) = (self.pace.crowd(), now() + self.pace.patience());
+        // Of the queue and the disk, so by no clock of a test.
+        let (crowd, until) = (self.pace.crowd(), std::time::Instant::now() + self.pace.patience());
         while jobs.len() < MOST_JOBS && bytes < MOST_BYTES {
             let job = match self.jobs.try_recv() {
                 Ok(job) => job,
                 Err(_) if jobs.len() >= crowd => break,
-                Err(_) => match self.jobs.recv_timeout(until.saturating_duration_since(now())) {
-                    Ok(job) => job,
-                    Err(_) => break,
-                },
+                Err(_) => {
+                    match self.jobs.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
+                        Ok(job) => job,
+                        Err(_) => break,
+                    }
+                }
             };
             bytes += job.task.bytes();
             jobs.push(job);
@@ -194,10 +194,10 @@ impl<D: Disk> Writer<D> {
         if changes.is_empty() {
             return answer_all(answers);
         }
-        let begin = now();
+        let begin = std::time::Instant::now();
         match self.log.append(changes.clone()) {
             Ok(()) => {
-                self.pace.note(answers.len(), now() - begin);
+                self.pace.note(answers.len(), begin.elapsed());
                 self.publish(&changes);
                 answer_all(answers);
             }
@@ -216,7 +216,7 @@ impl<D: Disk> Writer<D> {
                 Ok(Answer::Txn(reply))
             }
             Task::Grant(ttl) => {
-                let lease = self.draft.lease_grant(*ttl, now());
+                let lease = self.draft.lease_grant(*ttl, self.clock.now());
                 changes.push(Change::Granted(lease));
                 Ok(Answer::Lease(lease))
             }
@@ -263,7 +263,7 @@ impl<D: Disk> Writer<D> {
 
     fn due_leases(&self) -> Vec<LeaseId> {
         let mut published = lock(&self.published);
-        let now = now();
+        let now = self.clock.now();
         std::iter::from_fn(|| published.state.take_due(now)).collect()
     }
 
@@ -275,7 +275,7 @@ impl<D: Disk> Writer<D> {
     fn renew(&self, leases: &[LeaseId]) {
         let mut published = lock(&self.published);
         for id in leases {
-            published.state.renew(*id, now());
+            published.state.renew(*id, self.clock.now());
         }
     }
 
@@ -289,7 +289,7 @@ impl<D: Disk> Writer<D> {
                     published.state.apply(commit);
                     published.watchers.announce(commit);
                 }
-                Change::Granted(lease) => published.state.lease_granted(*lease, now()),
+                Change::Granted(lease) => published.state.lease_granted(*lease, self.clock.now()),
                 Change::Revoked(id) => published.state.lease_revoked(*id),
                 // Told to the log alone.
                 Change::Base(_) => {}
@@ -324,7 +324,7 @@ impl<D: Disk> Writer<D> {
     }
 
     fn note_full(&mut self) {
-        self.retry_at = now() + RETRY;
+        self.retry_at = self.clock.now() + RETRY;
         let mut published = lock(&self.published);
         if published.health == Health::Well {
             warn!("no space to write the registry file; free some on its file system");
@@ -343,7 +343,7 @@ impl<D: Disk> Writer<D> {
         match health {
             Health::Well => Ok(()),
             Health::Broken(detail) => Err(Refusal::Broken(detail)),
-            Health::Full if now() < self.retry_at => Err(Refusal::NoSpace),
+            Health::Full if self.clock.now() < self.retry_at => Err(Refusal::NoSpace),
             Health::Full => Ok(()),
         }
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::disk::{DiskOp, Images, Machine, MemoryDisk};
 use crate::embedded::OpenError;
+use crate::embedded::clock::Clock;
 use crate::embedded::log::{AppendError, Log, Paths};
 use crate::embedded::rows::Change;
-use crate::embedded::writer::now;
 use crate::mvcc::State;
 use crate::store::{LeaseId, Op, Range, Revision, Txn};
 
@@ -20,7 +20,7 @@ pub fn view(state: &State) -> String {
     let all = state.range(&Range::prefix("")).unwrap();
     let leases: Vec<_> = (1..100)
         .map(LeaseId)
-        .filter_map(|id| state.lease_ttl(id, now()).map(|ttl| (id, ttl.granted)))
+        .filter_map(|id| state.lease_ttl(id, Clock::system().now()).map(|ttl| (id, ttl.granted)))
         .collect();
     let id = (state.identity.cluster_id, state.identity.member_id);
     format!("{id:?} {:?} {leases:?} {:?}", state.revision(), all.kvs)
@@ -32,7 +32,7 @@ pub fn history(state: &State) -> Vec<String> {
 }
 
 pub fn open(machine: &Machine) -> Result<(Log<MemoryDisk>, State), OpenError> {
-    Log::open(machine.disks(), &paths(), now())
+    Log::open(machine.disks(), &paths(), Clock::system().now())
 }
 
 /// An empty store's files.
@@ -65,7 +65,7 @@ pub fn group(draft: &mut State, number: usize) -> Vec<Change> {
             txn(&mut changes, draft, ops);
         }
         3 => {
-            let lease = draft.lease_grant(Duration::from_secs(10), now());
+            let lease = draft.lease_grant(Duration::from_secs(10), Clock::system().now());
             changes.push(Change::Granted(lease));
             let key = format!("/fleet/presence/m{number}");
             txn(&mut changes, draft, vec![Op::put_leased(key, "here", lease.id)]);

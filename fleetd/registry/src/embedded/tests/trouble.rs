@@ -1,13 +1,17 @@
 //! A disk that is full or gone while the store runs.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::disk::{Failing, Machine};
 use super::run::{append, created, open, view};
 use crate::embedded::EmbeddedStore;
+use crate::embedded::clock::Clock;
 use crate::embedded::log::AppendError;
 use crate::store::{
     Alarm, KeyRange, Op, Operation, Range, Revision, Store, StoreError, Txn, WatchReply, WatchRequest,
@@ -57,7 +61,33 @@ fn full_disk_at_the_start_still_opens() {
 }
 
 fn start(machine: &Machine) -> EmbeddedStore {
-    EmbeddedStore::on_disks(machine.disks(), Path::new("registry-under-test")).unwrap()
+    start_by(machine, Clock::system())
+}
+
+fn start_by(machine: &Machine, clock: Clock) -> EmbeddedStore {
+    EmbeddedStore::on_disks(machine.disks(), Path::new("registry-under-test"), clock).unwrap()
+}
+
+/// Time that goes by when a test says so. The writer looks at it with the next write.
+#[derive(Clone)]
+struct Hands {
+    begin: Instant,
+    passed: Arc<AtomicU64>,
+}
+
+impl Hands {
+    fn new() -> Self {
+        Self { begin: Instant::now(), passed: Arc::default() }
+    }
+
+    fn clock(&self) -> Clock {
+        let hands = self.clone();
+        Clock::of(move || hands.begin + Duration::from_millis(hands.passed.load(Ordering::SeqCst)))
+    }
+
+    fn advance(&self, millis: u64) {
+        self.passed.fetch_add(millis, Ordering::SeqCst);
+    }
 }
 
 fn put(value: &str) -> Txn {
@@ -72,7 +102,8 @@ async fn value(store: &EmbeddedStore) -> String {
 #[tokio::test]
 async fn full_disk_refuses_writes_and_goes_on_reading_watching_and_renewing() {
     let machine = Machine::of(created());
-    let store = start(&machine);
+    let hands = Hands::new();
+    let store = start_by(&machine, hands.clock());
     let lease = store.lease_grant(Duration::from_secs(1)).await.unwrap();
     store.txn(Txn::of(vec![Op::put_leased("/p", "x", lease.id)])).await.unwrap();
     let before = store.txn(put("before")).await.unwrap().header.revision;
@@ -87,22 +118,19 @@ async fn full_disk_refuses_writes_and_goes_on_reading_watching_and_renewing() {
     assert!(matches!(status.alarms[..], [Alarm::NoSpace { .. }]));
     assert_eq!(status.header.revision, before);
     // Long enough for the lease to run out; its end cannot be written, so it lives.
-    let deadline = Instant::now() + Duration::from_millis(2_500);
-    while Instant::now() < deadline {
+    for _ in 0..10 {
+        hands.advance(300);
         assert!(!store.lease_keep_alive(lease.id).await.unwrap().is_zero());
-        sleep(Duration::from_millis(300)).await;
+        assert_eq!(store.txn(put("lost")).await, refused);
     }
     machine.fail(Failing::Nothing, 0);
-    let written = timeout(Duration::from_secs(10), async {
-        loop {
-            match store.txn(put("after")).await {
-                Ok(reply) => break reply.header.revision,
-                Err(error) => assert_eq!(Err(error), refused),
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    });
-    let revision = written.await.expect("the disk has space again");
+    // Until the next attempt is due.
+    assert_eq!(store.txn(put("lost")).await, refused);
+    for _ in 0..2 {
+        hands.advance(500);
+        assert!(!store.lease_keep_alive(lease.id).await.unwrap().is_zero());
+    }
+    let revision = store.txn(put("after")).await.expect("the disk has space again").header.revision;
     assert_eq!(revision, before.next());
     assert_eq!(store.status().await.unwrap().alarms, []);
     match watch.next().await {
@@ -114,22 +142,22 @@ async fn full_disk_refuses_writes_and_goes_on_reading_watching_and_renewing() {
 #[tokio::test]
 async fn lease_that_runs_out_on_a_full_disk_ends_when_there_is_space() {
     let machine = Machine::of(created());
-    let store = start(&machine);
+    let hands = Hands::new();
+    let store = start_by(&machine, hands.clock());
     let lease = store.lease_grant(Duration::from_secs(1)).await.unwrap();
     store.txn(Txn::of(vec![Op::put_leased("/p", "x", lease.id)])).await.unwrap();
     machine.fail(Failing::Writes, 0);
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(1_500) {
+    for _ in 0..3 {
+        hands.advance(500);
+        let refused = store.txn(put("lost")).await;
+        assert_eq!(refused, Err(StoreError::NoSpace { operation: Operation::Txn }));
         assert_eq!(store.range(Range::key("/p")).await.unwrap().count, 1);
-        sleep(Duration::from_millis(100)).await;
     }
     machine.fail(Failing::Nothing, 0);
-    let gone = timeout(Duration::from_secs(10), async {
-        while store.range(Range::key("/p")).await.unwrap().count > 0 {
-            sleep(Duration::from_millis(50)).await;
-        }
-    });
-    gone.await.expect("the lease ends");
+    // Its time was given to it anew while the disk was full.
+    hands.advance(1_000);
+    store.txn(put("after")).await.unwrap();
+    assert_eq!(store.range(Range::key("/p")).await.unwrap().count, 0);
     assert_eq!(store.lease_ttl(lease.id).await, Ok(None));
 }
 
@@ -152,23 +180,36 @@ async fn failed_fsync_leaves_the_write_open_and_ends_all_writing() {
     assert!(store.txn(put("after")).await.unwrap().header.revision > Revision(2));
 }
 
+/// Waits until a write is under way that began after `ops` operations.
+async fn reaches_the_disk(machine: &Machine, ops: usize) {
+    let begun = timeout(Duration::from_secs(4), async {
+        while machine.op_count() == ops {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    begun.await.expect("the write reaches the disk");
+}
+
 #[tokio::test]
 async fn disk_that_hangs_delays_writes_alone() {
     let machine = Machine::of(created());
-    let store = start(&machine);
+    let hands = Hands::new();
+    let store = start_by(&machine, hands.clock());
     let lease = store.lease_grant(Duration::from_secs(1)).await.unwrap();
     let before = store.txn(put("before")).await.unwrap().header.revision;
     let mut watch = store.watch(WatchRequest::new(vec![KeyRange::prefix("/")], before.next())).await.unwrap();
     machine.stall(true);
+    let ops = machine.op_count();
     let writer = tokio::spawn({
         let store = store.clone();
         async move { store.txn(put("after")).await }
     });
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(1_500) {
+    reaches_the_disk(&machine, ops).await;
+    for _ in 0..5 {
+        hands.advance(300);
         assert_eq!(value(&store).await, "before");
         assert!(!store.lease_keep_alive(lease.id).await.unwrap().is_zero());
-        assert!(timeout(Duration::from_millis(50), watch.next()).await.is_err(), "told before it is safe");
+        assert!(watch.next().now_or_never().is_none(), "told before it is safe");
     }
     assert!(!writer.is_finished());
     machine.stall(false);
@@ -189,16 +230,14 @@ async fn disk_that_hangs_too_long_is_told_and_what_has_not_begun_is_not_done() {
     };
     let ops = machine.op_count();
     let first = put_key("/begun");
-    let begun = timeout(Duration::from_secs(4), async {
-        while machine.op_count() == ops {
-            sleep(Duration::from_millis(5)).await;
-        }
-    });
-    begun.await.expect("the first write reaches the disk");
+    reaches_the_disk(&machine, ops).await;
+    // Nothing but the time for an answer is waited for from here on.
+    tokio::time::pause();
     let second = put_key("/waiting");
     for outcome in [first.await.unwrap(), second.await.unwrap()] {
         assert!(matches!(outcome, Err(StoreError::Unknown { .. })), "{outcome:?}");
     }
+    tokio::time::resume();
     machine.stall(false);
     store.txn(put("after")).await.unwrap();
     assert_eq!(store.range(Range::key("/begun")).await.unwrap().count, 1);
