@@ -50,7 +50,7 @@ impl Bodies {
     pub async fn read(&self, mut body: Body, limit: usize) -> Result<(Bytes, Held), Failure> {
         let (mut bytes, mut held) = (Vec::new(), Held::default());
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+            let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
             let length = bytes.len() + data.len();
             if length > limit {
                 return Err(too_large(limit));
@@ -111,6 +111,6 @@ pub(super) fn too_large(limit: usize) -> Failure {
     Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
-fn broken(error: axum::Error) -> Failure {
+fn broken(error: &axum::Error) -> Failure {
     Failure::bad_request(format!("cannot read the request's body: {error}"))
 }
