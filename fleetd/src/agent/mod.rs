@@ -16,6 +16,7 @@
 //! | `status` | the agent seen from outside |
 
 mod disk;
+mod due;
 mod error;
 mod execute;
 mod fetch;

@@ -1,13 +1,11 @@
-//! What the machine shows: which units have to be looked at again, and how they are read.
+//! What the machine shows: how units are read, and what the reading says. When that is due again is `due`'s.
 //!
 //! Events say where to look, never what is true. The picture of a unit is read as a whole, and what ended before the
 //! look began is handed over with it, so that a pass never sees the end of a job beside the state from before it.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use fleet_core::Timestamp;
 use fleet_core::reconcile::{EndedJob, Fragment, Job, JobKind, LoadedUnit, Observed, OnDisk, StepFailure};
@@ -19,14 +17,11 @@ use futures_util::stream;
 use tokio::time::Instant;
 use unit_files::UnitName;
 
+use super::due::Due;
 use super::execute::StepReport;
 
 /// Units read at once.
 const IN_FLIGHT: usize = 64;
-/// A change that no job of ours explains may be one of a dozen that follow each other: look when they are over.
-const SOFT_DELAY: Duration = Duration::from_millis(100);
-/// The same while a job of ours is under way.
-const JOB_DELAY: Duration = Duration::from_secs(1);
 /// Ends of jobs kept until we learn that the job was ours; the answer to a call may come after the event.
 const KEPT_ENDS: usize = 1024;
 
@@ -67,11 +62,7 @@ pub(super) struct Observer {
     busy: BTreeSet<UnitName>,
     /// Jobs that were known when the last full look began.
     looked_for: BTreeSet<JobId>,
-    dirty: BTreeSet<UnitName>,
-    /// To be looked at when the delay is over, unless this is what is known by then.
-    soft: BTreeMap<UnitName, Option<UnitState>>,
-    soft_due: Option<Instant>,
-    is_all_dirty: bool,
+    due: Due,
     is_first: bool,
 }
 
@@ -86,25 +77,22 @@ impl Observer {
             taken: (BTreeMap::new(), BTreeMap::new()),
             busy: BTreeSet::new(),
             looked_for: BTreeSet::new(),
-            dirty: BTreeSet::new(),
-            soft: BTreeMap::new(),
-            soft_due: None,
-            is_all_dirty: true,
+            due: Due::everything(),
             is_first: true,
         }
     }
 
     /// Something is to be looked at without delay.
     pub(super) fn is_dirty(&self) -> bool {
-        self.is_all_dirty || !self.dirty.is_empty()
+        self.due.is_now()
     }
 
     pub(super) fn soft_due(&self) -> Option<Instant> {
-        self.soft_due
+        self.due.at()
     }
 
     pub(super) fn mark_all(&mut self) {
-        self.is_all_dirty = true;
+        self.due.mark_all();
     }
 
     pub(super) fn note(&mut self, event: SystemdEvent, observed: &BTreeMap<UnitName, Observed>) {
@@ -113,7 +101,7 @@ impl Observer {
                 let result = result.as_str().to_owned();
                 if let Some((unit, job)) = self.jobs.remove(&job) {
                     self.ended.insert(unit.clone(), EndedJob { kind: job.kind, result });
-                    self.dirty.insert(unit);
+                    self.due.mark(unit);
                     return;
                 }
                 if !self.busy.is_empty() {
@@ -129,7 +117,7 @@ impl Observer {
                 // The end of any job may have been missed; the list says which still are. Ends that came before the
                 // answer to the call that asked for the job are kept for it.
                 self.jobs.clear();
-                self.is_all_dirty = true;
+                self.due.mark_all();
             }
             SystemdEvent::Disconnected => self.jobs.clear(),
         }
@@ -137,31 +125,13 @@ impl Observer {
 
     fn changed(&mut self, unit: &str, state: Option<UnitState>, observed: &BTreeMap<UnitName, Observed>) {
         let Some((name, cell)) = observed.get_key_value(unit) else { return };
-        if is_known(cell, state.as_ref()) {
-            return;
-        }
-        // A start is a dozen changes, and its end is announced: each look before that would only delay it.
         let has_job = self.busy.contains(name) || self.jobs.values().any(|(of, _)| of == name);
-        let due = Instant::now() + if has_job { JOB_DELAY } else { SOFT_DELAY };
-        match self.soft.entry(name.clone()) {
-            Entry::Vacant(entry) => drop(entry.insert(state)),
-            // What had to be looked at whatever the state still has to be.
-            Entry::Occupied(mut entry) if entry.get().is_some() => drop(entry.insert(state)),
-            Entry::Occupied(_) => {}
-        }
-        self.soft_due = Some(self.soft_due.map_or(due, |known| known.min(due)));
+        self.due.changed(name, state, cell, has_job);
     }
 
     /// The delay is over.
     pub(super) fn harden(&mut self, now: Instant, observed: &BTreeMap<UnitName, Observed>) {
-        if self.soft_due.is_some_and(|due| due <= now) {
-            let is_news = |(name, state): &(UnitName, Option<UnitState>)| {
-                !observed.get(name).is_some_and(|cell| is_known(cell, state.as_ref()))
-            };
-            let soft = std::mem::take(&mut self.soft).into_iter();
-            self.dirty.extend(soft.filter(is_news).map(|(name, _)| name));
-            self.soft_due = None;
-        }
+        self.due.harden(now, observed);
     }
 
     pub(super) fn begin_steps(&mut self, unit: &UnitName, observed: &mut BTreeMap<UnitName, Observed>) {
@@ -180,7 +150,7 @@ impl Observer {
                 let early = self.unclaimed.iter().position(|(id, _)| *id == job);
                 if let Some((_, result)) = early.and_then(|index| self.unclaimed.remove(index)) {
                     self.ended.insert(unit.clone(), EndedJob { kind, result });
-                    self.dirty.insert(unit);
+                    self.due.mark(unit);
                 } else {
                     let noted = Job { kind, since: now };
                     observed.entry(unit.clone()).or_default().job = Some(noted);
@@ -196,7 +166,7 @@ impl Observer {
             StepReport::TextLost { .. } => {}
             StepReport::Unpinned { unit } => observed.entry(unit).or_default().is_pinned = false,
             StepReport::Failed { unit, failure } => {
-                self.dirty.insert(unit.clone());
+                self.due.mark(unit.clone());
                 self.failed.insert(unit, failure);
             }
             StepReport::Finished { unit } => {
@@ -207,7 +177,7 @@ impl Observer {
                 observed.entry(unit.clone()).or_default().is_busy = false;
                 // The end of the job will say when to look.
                 if !self.jobs.values().any(|(of, _)| *of == unit) {
-                    self.dirty.insert(unit);
+                    self.due.mark(unit);
                 }
             }
         }
@@ -220,31 +190,19 @@ impl Observer {
         observed: &BTreeMap<UnitName, Observed>,
         has_open_starts: bool,
     ) -> Look {
-        let mut look = Look {
-            names: std::mem::take(&mut self.dirty),
-            is_full: std::mem::take(&mut self.is_all_dirty),
-            is_twice: self.is_first && has_open_starts,
-        };
-        self.is_first = false;
-        if look.is_full {
+        let (units, is_full) = self.due.take(names, observed);
+        if is_full {
             self.looked_for = self.jobs.keys().copied().collect();
-            look.names.extend(names.iter().cloned());
-            look.names.extend(observed.keys().cloned());
-            self.soft.clear();
-            self.soft_due = None;
-        } else {
-            look.names.extend(names.iter().filter(|name| !observed.contains_key(*name)).cloned());
-            self.soft.retain(|name, _| !look.names.contains(name));
         }
+        let is_twice = std::mem::take(&mut self.is_first) && has_open_starts;
         self.taken.0.append(&mut self.ended);
         self.taken.1.append(&mut self.failed);
-        look
+        Look { names: units, is_full, is_twice }
     }
 
     /// The look failed: look again at the same, and more.
     pub(super) fn give_back(&mut self, look: Look) {
-        self.dirty.extend(look.names);
-        self.is_all_dirty |= look.is_full;
+        self.due.give_back(look.names, look.is_full);
         self.is_first |= look.is_twice;
     }
 
@@ -343,20 +301,6 @@ impl Observer {
     }
 }
 
-/// The last change of a start is announced after its job, and has been seen by then: a look at every unit again would
-/// be half of all that is asked of systemd.
-fn is_known(cell: &Observed, state: Option<&UnitState>) -> bool {
-    cell.job.is_none()
-        && cell.loaded.as_ref().zip(state).is_some_and(|(loaded, state)| {
-            // Processes that a stop left behind end without another state.
-            let has_leftovers = state.active.is_at_rest() && loaded.has_control_group;
-            !has_leftovers
-                && loaded.active == state.active.as_str()
-                && loaded.sub == state.sub
-                && loaded.state_change == state.state_change
-        })
-}
-
 /// Reads what a look asks for: one list, then each loaded unit.
 ///
 /// # Errors
@@ -406,6 +350,7 @@ async fn read(systemd: &Arc<dyn Systemd>, look: &mut Look) -> Result<Read, Syste
 
 #[cfg(test)]
 mod tests {
+    use super::super::due::{JOB_DELAY, SOFT_DELAY};
     use super::*;
 
     fn observer() -> (Observer, BTreeMap<UnitName, Observed>, UnitName) {

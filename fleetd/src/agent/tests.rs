@@ -2,5 +2,6 @@
 
 mod harness;
 mod promises;
+mod trouble;
 
 pub(super) use harness::an_order;

@@ -5,20 +5,19 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use super::Say;
 use super::cluster::{Cluster, on_cluster, pass_time, unit_text};
 use super::figure::{Figure, Samples, Target};
-use crate::lab::{Lab, Machine, wait_for};
+use super::process::{cpu_seconds, memory_mib};
+use crate::lab::{Lab, wait_for};
 
 const UNITS: usize = 300;
 const WINDOW: Duration = Duration::from_secs(60);
 /// So long without a write, and the cluster counts as settled.
 const QUIET: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(120);
-/// `USER_HZ`: what `/proc/PID/stat` counts in, 100 on every architecture that Debian supports.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// # Errors
 /// When the lab does not boot or does not come to rest.
@@ -37,15 +36,13 @@ fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
 
     let machines = cluster.lab.machines();
     let before = Counters::read(&cluster.lab)?;
-    let ticks = machines.iter().map(cpu_ticks).collect::<Result<Vec<_>, _>>()?;
+    let spent = machines.iter().map(cpu_seconds).collect::<Result<Vec<_>, _>>()?;
     pass_time(WINDOW);
     let after = Counters::read(&cluster.lab)?;
-    let ticks_after = machines.iter().map(cpu_ticks).collect::<Result<Vec<_>, _>>()?;
+    let spent_after = machines.iter().map(cpu_seconds).collect::<Result<Vec<_>, _>>()?;
 
-    let percents = ticks_after
-        .iter()
-        .zip(&ticks)
-        .map(|(after, before)| (after - before) / TICKS_PER_SECOND / WINDOW.as_secs_f64() * 100.0);
+    let percents =
+        spent_after.iter().zip(&spent).map(|(after, before)| (after - before) / WINDOW.as_secs_f64() * 100.0);
     let percents = Samples::new(percents.collect());
     let mib = |key| machines.iter().map(|machine| memory_mib(machine, key)).collect::<Result<Vec<_>, _>>();
     let memory = Samples::new(mib("Pss:")?);
@@ -59,7 +56,7 @@ fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
     }
 
     // All three machines have to keep the promise: the worst one counts.
-    let limit = |limit: f64| Target { limit: Some(limit), peer: None };
+    let limit = |limit: f64| Target { limit: Some(limit), ..Target::default() };
     let count = |name: &'static str, value: f64| {
         Figure::new(name, "a minute", &Samples::new(vec![value]), value, limit(0.0))
     };
@@ -122,38 +119,4 @@ impl Counters {
         });
         grown.filter(|(_, growth)| *growth > 0.0).collect()
     }
-}
-
-/// The process on the host.
-fn fleetd_pid(machine: &Machine<'_>) -> anyhow::Result<u32> {
-    let service = machine.cgroup()?.join("payload/system.slice/fleetd.service/cgroup.procs");
-    let pids = std::fs::read_to_string(&service).with_context(|| format!("read {}", service.display()))?;
-    let is_fleetd = |pid: &u32| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fleetd")
-    };
-    let found = pids.lines().filter_map(|pid| pid.parse().ok()).find(is_fleetd);
-    found.ok_or_else(|| anyhow!("no fleetd runs on {}", machine.name()))
-}
-
-/// Time in user and system mode, of all threads.
-fn cpu_ticks(machine: &Machine<'_>) -> anyhow::Result<f64> {
-    let path = format!("/proc/{}/stat", fleetd_pid(machine)?);
-    let text = std::fs::read_to_string(&path)?;
-    // proc(5): the name in parentheses may hold anything; utime and stime are the 12th and 13th field behind it.
-    let fields = text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
-    let fields = fields.with_context(|| format!("{path} has no name"))?;
-    let ticks = |at: usize| -> anyhow::Result<f64> {
-        Ok(fields.get(at).with_context(|| format!("{path} is too short"))?.parse()?)
-    };
-    Ok(ticks(11)? + ticks(12)?)
-}
-
-/// A line of `smaps_rollup`. The binary's pages are shared by the machines of the lab, each has its part of them.
-fn memory_mib(machine: &Machine<'_>, key: &str) -> anyhow::Result<f64> {
-    let path = format!("/proc/{}/smaps_rollup", fleetd_pid(machine)?);
-    let text = std::fs::read_to_string(&path)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key));
-    let value = line.with_context(|| format!("{path} has no {key}"))?.trim_end_matches("kB").trim();
-    let kib: f64 = value.parse()?;
-    Ok(kib / 1024.0)
 }

@@ -13,7 +13,7 @@ use fleet_api::v2::{
 use nix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::lab::{Lab, LabOptions, Machine, wait_for};
+use crate::lab::{Lab, LabOptions, Machine, Release, wait_for};
 
 /// A batch of 300 units on a busy host has been answered long before.
 const TIMEOUTS: Timeouts = Timeouts {
@@ -40,19 +40,32 @@ pub fn monotonic() -> anyhow::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
-/// Three machines, one etcd, and a client.
+/// A lab and a client: mostly three machines and one etcd.
 #[derive(Debug)]
 pub struct Cluster {
     pub lab: Lab,
     runtime: Runtime,
 }
 
-/// Runs `work` on a fresh cluster, which ends with it. When it fails, the journals are kept.
+/// Runs `work` on a fresh cluster of three machines and one etcd, as [`on_lab`] does.
+///
+/// # Errors
+/// Those of [`on_lab`].
+pub fn on_cluster<T>(subject: &str, work: impl FnOnce(&Cluster) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    on_lab(LabOptions::for_test(subject), work)
+}
+
+/// One machine of this release, with its own embedded store.
+pub fn alone(subject: &str, release: Release) -> LabOptions {
+    LabOptions::for_test(subject).machines(1).etcd(0).release(release)
+}
+
+/// Runs `work` on a fresh lab, which ends with it. When it fails, the journals are kept.
 ///
 /// # Errors
 /// When the lab does not boot, and those of `work` with the place of the logs.
-pub fn on_cluster<T>(subject: &str, work: impl FnOnce(&Cluster) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let cluster = Cluster::up(subject)?;
+pub fn on_lab<T>(options: LabOptions, work: impl FnOnce(&Cluster) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let cluster = Cluster::up(options)?;
     work(&cluster).map_err(|error| match cluster.lab.keep_logs() {
         Ok(place) => error.context(format!("logs are kept in {}", place.display())),
         Err(_) => error,
@@ -61,8 +74,8 @@ pub fn on_cluster<T>(subject: &str, work: impl FnOnce(&Cluster) -> anyhow::Resul
 
 impl Cluster {
     /// Boots a lab that ends with the value, and waits until it takes units.
-    fn up(subject: &str) -> anyhow::Result<Cluster> {
-        let lab = Lab::up(LabOptions::for_test(subject))?;
+    fn up(options: LabOptions) -> anyhow::Result<Cluster> {
+        let lab = Lab::up(options)?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let cluster = Cluster { lab, runtime };
         let machines = usize::from(cluster.lab.options().machines);

@@ -41,7 +41,8 @@ fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
     let all = Samples::new(all);
     let limit = (AGENT_TTL + ALLOWANCE).as_secs_f64();
     // A promise, not an average: the slowest one counts.
-    let figure = Figure::new("failover", "s", &all, all.max(), Target { limit: Some(limit), peer: None });
+    let figure =
+        Figure::new("failover", "s", &all, all.max(), Target { limit: Some(limit), ..Target::default() });
     Ok(vec![figure.part("leader_killed_s", of_leader).part("fastest_s", all.min())])
 }
 

@@ -55,11 +55,14 @@ impl Samples {
     }
 }
 
-/// What a figure has to reach. Where it has both a limit and a peer, both count.
+/// What a figure has to reach. Where it has both a limit and a peer, both count; of a floor and a peer one is enough.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Target {
     /// The figure is at most this, in its own unit.
     pub limit: Option<f64>,
+    /// The figure is at least this, in its own unit, or compares with its peer: what a slow machine takes away from both
+    /// is no fault of fleet's.
+    pub floor: Option<f64>,
     /// The same work done by the parts below, in the unit of the figure, and the largest or smallest ratio to it.
     pub peer: Option<(f64, Ratio)>,
 }
@@ -80,6 +83,8 @@ pub struct Figure {
     pub samples: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,9 +110,13 @@ impl Figure {
         let within = target.limit.is_none_or(|limit| judged <= limit);
         let ratio = target.peer.map(|(peer, _)| judged / peer);
         let compares = match (target.peer, ratio) {
-            (Some((_, Ratio::AtMost(most))), Some(ratio)) => ratio <= most,
-            (Some((_, Ratio::AtLeast(least))), Some(ratio)) => ratio >= least,
-            _ => true,
+            (Some((_, Ratio::AtMost(most))), Some(ratio)) => Some(ratio <= most),
+            (Some((_, Ratio::AtLeast(least))), Some(ratio)) => Some(ratio >= least),
+            _ => None,
+        };
+        let reaches = match target.floor.map(|floor| judged >= floor) {
+            Some(high_enough) => high_enough || compares == Some(true),
+            None => compares.unwrap_or(true),
         };
         Figure {
             name,
@@ -116,10 +125,11 @@ impl Figure {
             p95: round(samples.p95()),
             samples: samples.len(),
             limit: target.limit.map(round),
+            floor: target.floor.map(round),
             peer: target.peer.map(|(peer, _)| round(peer)),
             ratio: ratio.map(round),
             target: in_words(target, unit),
-            ok: within && compares && !samples.is_empty(),
+            ok: within && reaches && !samples.is_empty(),
             parts: BTreeMap::new(),
         }
     }
@@ -137,10 +147,14 @@ fn in_words(target: Target, unit: &str) -> String {
     if let Some(limit) = target.limit {
         words.push(format!("at most {} {unit}", short(limit)));
     }
-    match target.peer {
-        Some((_, Ratio::AtMost(ratio))) => words.push(format!("at most {} x the peer", short(ratio))),
-        Some((_, Ratio::AtLeast(ratio))) => words.push(format!("at least {} x the peer", short(ratio))),
-        None => {}
+    let peer = target.peer.map(|(_, ratio)| match ratio {
+        Ratio::AtMost(ratio) => format!("at most {} x the peer", short(ratio)),
+        Ratio::AtLeast(ratio) => format!("at least {} x the peer", short(ratio)),
+    });
+    match (target.floor, peer) {
+        (Some(floor), Some(peer)) => words.push(format!("at least {} {unit} or {peer}", short(floor))),
+        (Some(floor), None) => words.push(format!("at least {} {unit}", short(floor))),
+        (None, peer) => words.extend(peer),
     }
     if words.is_empty() { "none".to_owned() } else { words.join(" and ") }
 }
@@ -163,7 +177,7 @@ fn short(value: f64) -> String {
 }
 
 /// Where the JSON files go.
-fn directory() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench")
 }
 
@@ -232,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_figure_with_limit_and_peer_has_to_reach_both() {
-        let target = |peer| Target { limit: Some(60.0), peer: Some((peer, Ratio::AtMost(3.0))) };
+        let target =
+            |peer| Target { limit: Some(60.0), peer: Some((peer, Ratio::AtMost(3.0))), ..Target::default() };
         let figure = |value: f64, peer| Figure::new("x", "ms", &samples(&[value]), value, target(peer));
         assert!(figure(30.0, 10.0).ok);
         assert!(!figure(30.1, 10.0).ok);
@@ -242,15 +257,31 @@ mod tests {
 
     #[test]
     fn a_rate_has_to_reach_a_part_of_its_peer() {
-        let target = Target { limit: None, peer: Some((100.0, Ratio::AtLeast(0.7))) };
+        let target = Target { peer: Some((100.0, Ratio::AtLeast(0.7))), ..Target::default() };
         assert!(Figure::new("x", "units/s", &samples(&[70.0]), 70.0, target).ok);
         assert!(!Figure::new("x", "units/s", &samples(&[69.0]), 69.0, target).ok);
         assert!(!Figure::new("x", "units/s", &samples(&[]), 100.0, target).ok, "nothing measured");
     }
 
     #[test]
+    fn a_floor_is_reached_by_itself_or_by_the_peer() {
+        let target = |peer| Target {
+            floor: Some(5000.0),
+            peer: Some((peer, Ratio::AtLeast(0.8))),
+            ..Target::default()
+        };
+        let figure = |value: f64, peer| Figure::new("x", "puts/s", &samples(&[value]), value, target(peer));
+        assert!(figure(5000.0, 100_000.0).ok, "fast enough, whatever the disk could do");
+        assert!(figure(80.0, 100.0).ok, "as fast as a slow disk lets it be");
+        assert!(!figure(4999.0, 100_000.0).ok);
+        assert_eq!(figure(80.0, 100.0).target, "at least 5000 puts/s or at least 0.80 x the peer");
+        let alone = Target { floor: Some(5000.0), ..Target::default() };
+        assert!(!Figure::new("x", "puts/s", &samples(&[4999.0]), 4999.0, alone).ok);
+    }
+
+    #[test]
     fn the_table_has_a_line_per_figure() {
-        let target = Target { limit: Some(2.0), peer: None };
+        let target = Target { limit: Some(2.0), ..Target::default() };
         let figure = Figure::new("plan_noop", "ms", &samples(&[0.0123]), 0.0123, target);
         let table = table(&[figure]);
         assert_eq!(table.lines().count(), 3);

@@ -43,7 +43,7 @@ fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
         told.push(fleet.told.as_secs_f64());
     }
     let (ours, peers) = (Samples::new(ours), Samples::new(peers));
-    let target = Target { limit: None, peer: Some((peers.median(), Ratio::AtLeast(0.7))) };
+    let target = Target { peer: Some((peers.median(), Ratio::AtLeast(0.7))), ..Target::default() };
     let figure = Figure::new("mass_start", "units/s", &ours, ours.median(), target)
         .part("accepted_s", Samples::new(accepted).median())
         .part("first_active_s", Samples::new(first).median())

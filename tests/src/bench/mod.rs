@@ -8,11 +8,16 @@
 
 mod at_rest;
 mod cluster;
+mod embedded_put;
 mod failover;
 mod figure;
 mod mass_start;
 mod plan;
+mod process;
+mod pss_idle;
+mod ready;
 mod submit;
+mod submit_alone;
 mod synthetic;
 
 pub use figure::{Figure, Samples, Target, table, write_json};
@@ -31,7 +36,7 @@ pub struct Bench {
 }
 
 /// All benches, the cheap ones first.
-pub const BENCHES: [Bench; 6] = [
+pub const BENCHES: [Bench; 10] = [
     Bench {
         name: "plan_noop",
         what: "the engine's pass over 20,000 placed units on 1,000 machines: nothing dirty, and everything",
@@ -43,6 +48,30 @@ pub const BENCHES: [Bench; 6] = [
         what: "placing 100,000 new units on 1,000 machines, one in five with Conflicts, metadata or MachineOf",
         is_cluster: false,
         run: plan::place,
+    },
+    Bench {
+        name: "embedded_put",
+        what: "writes a second of the embedded store with 1 and 64 writers, against the disk's fsync rate",
+        is_cluster: false,
+        run: embedded_put::run,
+    },
+    Bench {
+        name: "submit_alone",
+        what: "one unit from the request to active on one machine without etcd, against writing, linking and starting it",
+        is_cluster: true,
+        run: submit_alone::run,
+    },
+    Bench {
+        name: "ready",
+        what: "from the exec of fleetd to READY=1 on one machine with 200 units in its embedded store",
+        is_cluster: true,
+        run: ready::run,
+    },
+    Bench {
+        name: "pss_idle",
+        what: "fleetd's memory on one machine without units, with the embedded store and with etcd",
+        is_cluster: true,
+        run: pss_idle::run,
     },
     Bench {
         name: "submit_to_active",

@@ -49,7 +49,7 @@ pub fn noop(say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
     let full = timed(20, || {
         black_box(plan(black_box(&world), &policy, NOW));
     })?;
-    let limit = Target { limit: Some(2.0), peer: None };
+    let limit = Target { limit: Some(2.0), ..Target::default() };
     Ok(vec![
         Figure::new("plan_noop", "ms", &clean, clean.median(), limit),
         Figure::new("plan_full", "ms", &full, full.median(), Target::default()),
@@ -80,8 +80,13 @@ pub fn place(say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
         drop(planned);
     }
     let taken = Samples::new(taken);
-    let figure =
-        Figure::new("plan_place", "s", &taken, taken.median(), Target { limit: Some(1.0), peer: None });
+    let figure = Figure::new(
+        "plan_place",
+        "s",
+        &taken,
+        taken.median(),
+        Target { limit: Some(1.0), ..Target::default() },
+    );
     Ok(vec![figure.part("fastest", taken.min())])
 }
 

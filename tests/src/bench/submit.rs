@@ -47,7 +47,7 @@ fn measure(cluster: &Cluster, say: Say<'_>) -> anyhow::Result<Vec<Figure>> {
 
     let taken = Samples::new(taken);
     let peer = COMMITS * puts.median() + starts.median();
-    let target = Target { limit: Some(60.0), peer: Some((peer, Ratio::AtMost(3.0))) };
+    let target = Target { limit: Some(60.0), peer: Some((peer, Ratio::AtMost(3.0))), ..Target::default() };
     let figure = Figure::new("submit_to_active", "ms", &taken, taken.median(), target)
         .part("accepted_ms", accepted.median())
         .part("told_done_ms", told.median())

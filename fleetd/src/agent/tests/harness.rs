@@ -26,6 +26,10 @@ pub(super) fn name(text: &str) -> UnitName {
     text.parse().unwrap()
 }
 
+pub(super) fn counters(start: u64, stop: u64, restart: u64) -> Counters {
+    Counters { start, stop, restart }
+}
+
 /// An order of some text.
 pub(in crate::agent) fn an_order(sequence: u64) -> Order {
     order_of(sequence, "[Service]\nExecStart=/usr/bin/work\n")

@@ -2,22 +2,18 @@
 
 use std::time::Duration;
 
-use fleet_core::records::{Counters, RowPhase, Wanted};
+use fleet_core::records::{RowPhase, Wanted};
 use fleet_core::store_trust::Trust;
 use fleet_systemd::fake::{Behaviour, Call};
 use fleet_systemd::{SystemdError, UnitName};
 use tokio::time::Instant;
 
-use super::harness::{Machine, name};
+use super::harness::{Machine, counters, name};
 
 const SERVICE: &str = "[Service]\nExecStart=/usr/bin/work\n";
 const CHANGED: &str = "[Service]\nExecStart=/usr/bin/work --better\nExecStop=/usr/bin/bye\n";
 const ONESHOT: &str = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
 const SLOW: &str = "[Service]\nType=notify\nTimeoutStartSec=600\nExecStart=/usr/bin/work\n";
-
-fn counters(start: u64, stop: u64, restart: u64) -> Counters {
-    Counters { start, stop, restart }
-}
 
 #[tokio::test(start_paused = true)]
 async fn an_order_becomes_a_running_unit_and_a_row_at_once() {
@@ -341,134 +337,6 @@ async fn a_boot_launches_once_more_and_a_restart_of_fleetd_does_not() {
         m.pass(Duration::from_secs(10)).await;
         assert_eq!((m.runs("a.service"), m.runs("once.service")), (expected, expected), "{reboots}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn links_toward_a_loaded_target_cost_one_reload_and_go_with_the_unit() {
-    let mut m = Machine::new();
-    m.systemd.load_target("multi-user.target");
-    let wanted = |n: usize| format!("{SERVICE}# {n}\n[Install]\nWantedBy=multi-user.target idle.target\n");
-    let units: Vec<String> = (0..50).map(|n| format!("w{n}.service")).collect();
-    let mut last = None;
-    for (n, unit) in units.iter().enumerate() {
-        last = Some(m.registry.launch(unit, &wanted(n)));
-    }
-    m.start().await;
-    m.until_done("w49.service", last.unwrap()).await;
-    let pulled = |m: &Machine| m.systemd.pulled_by("multi-user.target").len();
-    m.until("all are pulled", |m| pulled(m) == 50).await;
-    assert!(m.systemd.counters().reloads <= 2, "{:?}", m.systemd.counters());
-    // A new process, and audits, find nothing to read.
-    let reloads = m.systemd.counters().reloads;
-    m.kill().await;
-    m.start().await;
-    m.pass(Duration::from_secs(4000)).await;
-    assert_eq!(m.systemd.counters().reloads, reloads);
-    for (n, unit) in units.iter().enumerate() {
-        m.registry.order(unit, &wanted(n), Wanted::Gone, counters(0, 1, 0));
-    }
-    m.until("nothing is pulled", |m| pulled(m) == 0 && units.iter().all(|u| !m.registry.has_order(u))).await;
-    assert!(m.systemd.counters().reloads <= reloads + 5, "{:?}", m.systemd.counters());
-    assert_eq!(m.active("w0.service").await, "unloaded");
-}
-
-#[tokio::test(start_paused = true)]
-async fn links_that_a_process_left_unread_are_read_by_the_next() {
-    let mut m = Machine::started().await;
-    m.systemd.load_target("multi-user.target");
-    let timed_out =
-        SystemdError::TimedOut { operation: "look for unread links", after: Duration::from_secs(25) };
-    m.systemd.fail(Call::UnreadLinks, None, None, timed_out);
-    let number = m.registry.launch("a.service", &format!("{SERVICE}[Install]\nWantedBy=multi-user.target\n"));
-    m.until_done("a.service", number).await;
-    m.kill().await;
-    m.systemd.clear_failures();
-    m.start().await;
-    m.until("pulled", |m| m.systemd.pulled_by("multi-user.target") == [name("a.service")]).await;
-    assert_eq!((m.systemd.counters().reloads, m.runs("a.service")), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_bus_that_is_cut_is_waited_for() {
-    let m = Machine::started().await;
-    let number = m.registry.launch("a.service", SERVICE);
-    m.until_done("a.service", number).await;
-    m.systemd.set_connected(false);
-    let number = m.registry.launch("b.service", SERVICE);
-    m.pass(Duration::from_secs(20)).await;
-    assert!(m.status().systemd_error.is_some() && m.runs("b.service") == 0);
-    m.systemd.set_connected(true);
-    m.until_done("b.service", number).await;
-    assert_eq!((m.runs("a.service"), m.runs("b.service")), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_name_of_the_host_is_refused_with_its_path() {
-    let m = Machine::started().await;
-    m.systemd.add_host_unit(&name("ssh.service"), "/usr/lib/systemd/system/ssh.service", SERVICE);
-    m.registry.launch("ssh.service", SERVICE);
-    m.until("refused", |m| m.registry.row("ssh.service").is_some_and(|row| row.refused.is_some())).await;
-    let refused = m.registry.row("ssh.service").unwrap().refused.unwrap();
-    assert!(refused.reason.text.contains("/usr/lib/systemd/system/ssh.service"), "{}", refused.reason.text);
-    assert_eq!(m.runs("ssh.service"), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_unit_that_cannot_load_counts_as_carried_out_with_its_error() {
-    let m = Machine::started().await;
-    let number = m.registry.launch("bad.service", "[Service]\nType=simple\nEnvironment=A=b\n");
-    m.until_done("bad.service", number).await;
-    let row = m.registry.row("bad.service").unwrap();
-    assert_eq!(row.last_error.map(|error| error.code), Some("bad-setting".to_owned()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lost_text_is_refused_and_taken_once_it_is_there() {
-    let m = Machine::started().await;
-    m.registry.order_without_text("a.service", SERVICE, Wanted::Launched, counters(0, 0, 0));
-    let is_refused = |m: &Machine| m.registry.row("a.service").is_some_and(|row| row.refused.is_some());
-    m.until("refused", is_refused).await;
-    let number = m.registry.order("a.service", SERVICE, Wanted::Launched, counters(1, 0, 0));
-    m.until_done("a.service", number).await;
-    assert_eq!(m.active("a.service").await, "active");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_text_that_was_damaged_on_disk_is_fetched_again() {
-    let m = Machine::started().await;
-    let number = m.registry.order("a.service", SERVICE, Wanted::Loaded, counters(0, 0, 0));
-    m.until_done("a.service", number).await;
-    m.registry.order("a.service", SERVICE, Wanted::Gone, counters(0, 0, 0));
-    m.until("gone", |m| !m.registry.has_order("a.service")).await;
-    let hash = unit_files::ContentHash::of(SERVICE.as_bytes());
-    std::fs::write(m.directory.path().join("contents").join(hash.to_string()), "torn").unwrap();
-    let number = m.registry.launch("a.service", SERVICE);
-    m.until_done("a.service", number).await;
-    assert_eq!(m.active("a.service").await, "active");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_full_disk_stops_all_action_and_no_unit_and_is_left_behind() {
-    let m = Machine::started().await;
-    let number = m.registry.launch("a.service", SERVICE);
-    m.until_done("a.service", number).await;
-    m.fill_disk(true);
-    m.registry.order("a.service", SERVICE, Wanted::Gone, counters(0, 0, 0));
-    m.registry.launch("b.service", SERVICE);
-    let says_so = |unit: &'static str| {
-        move |m: &Machine| {
-            let error = m.registry.row(unit).and_then(|row| row.last_error);
-            error.is_some_and(|error| error.code == "state-directory")
-        }
-    };
-    m.until("a says so", says_so("a.service")).await;
-    m.until("b says so", says_so("b.service")).await;
-    m.pass(Duration::from_secs(60)).await;
-    assert!(m.status().line().contains("can be written"));
-    assert_eq!((m.active("a.service").await.as_str(), m.runs("b.service")), ("active", 0));
-    m.fill_disk(false);
-    m.until("b runs", |m| m.runs("b.service") == 1).await;
-    m.until("a is gone", |m| !m.registry.has_order("a.service")).await;
 }
 
 #[tokio::test(start_paused = true)]

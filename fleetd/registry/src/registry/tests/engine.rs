@@ -1,5 +1,7 @@
 //! Leadership and the engine's writes: what the fence keeps out.
 
+use fleet_core::records::READS;
+
 use super::*;
 use crate::codec::encode;
 use crate::memory::{Fault, Injection};
@@ -185,6 +187,27 @@ async fn a_unit_of_a_lost_machine_is_not_moved_when_its_presence_is_back() {
     group.compares.push(Condition::Presence(machine("m1"), Revision(0)));
     assert_eq!(fixture.registry.apply_groups(leader, &[group], &asked("e")).await, [Outcome::Conflict]);
     assert!(fixture.registry.read_all().await.unwrap().lost.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_whose_presence_is_too_new_to_read_is_not_called_lost() {
+    let fixture = cluster().await;
+    let leader = fixture.lead("m2").await;
+    let mut presence = presence("m1", "n1");
+    presence.v = READS + 1;
+    fixture.put(&Key::Presence(machine("m1")), encode(&presence)).await;
+    // What a leader would write to whom the machine is absent, because it cannot read it.
+    let lost = Group {
+        compares: vec![
+            Condition::Presence(machine("m1"), Revision(0)),
+            Condition::Lost(machine("m1"), Revision(0)),
+        ],
+        writes: vec![Write::PutLost(machine("m1"), of(json!({"since": NOW, "grace": 5_000})))],
+        note: None,
+    };
+    assert_eq!(fixture.registry.apply_groups(leader, &[lost], &asked("e")).await, [Outcome::Conflict]);
+    let snapshot = fixture.registry.read_all().await.unwrap();
+    assert!(snapshot.lost.is_empty() && snapshot.undecodable.len() == 1);
 }
 
 #[tokio::test(start_paused = true)]
