@@ -196,6 +196,12 @@ impl Batch<'_> {
             self.tell(result, "requested", Exit::DONE, None, None);
             return Ok(None);
         }
+        if self.verb == Verb::Destroy && result.uid.is_empty() {
+            // A repetition: that life of the name is over, and one that began since is not to be waited for.
+            self.line(format!("Destroyed {unit}"))?;
+            self.tell(result, "done", Exit::DONE, None, None);
+            return Ok(None);
+        }
         let uid = (!result.uid.is_empty()).then(|| result.uid.clone());
         Ok(Some(WaitUnit { unit: unit.clone(), revision: Some(result.revision), uid }))
     }

@@ -11,14 +11,16 @@ use fleet_api::v2::{
     HealthView, ImportReport, ImportRequest, JoinReport, JoinRequest, MachineList, Requester, StateList,
     StatusReport, UnitList, UnitView, WaitRequest,
 };
+use serde::de::DeserializeOwned;
 
 use crate::output;
 use crate::settings::Settings;
 
 /// Names in one query: their paths stay far below the limit of any server for the head of a request.
 const NAMES_PER_QUERY: usize = 200;
-/// How often a change is sent when its outcome is unknown. It carries a request id, so that it counts once.
-const CHANGE_ATTEMPTS: usize = 3;
+/// How often a read is sent when its answer is lost, and a change when its outcome is unknown: that carries a request id,
+/// so that it counts once.
+const ATTEMPTS: usize = 3;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
@@ -43,20 +45,20 @@ impl Connection {
         let mut units = BTreeMap::new();
         for chunk in names.chunks(NAMES_PER_QUERY) {
             let path = paths::with_query(paths::UNITS, chunk.iter().map(|name| ("name", name.as_str())));
-            let list: UnitList = self.traced("GET", &path, self.client.get(&path)).await?;
+            let list: UnitList = self.read(&path).await?;
             units.extend(list.units.into_iter().map(|unit| (unit.name.clone(), unit)));
         }
         Ok(units)
     }
 
     pub async fn all_units(&self) -> Result<UnitList, ClientError> {
-        self.traced("GET", paths::UNITS, self.client.get(paths::UNITS)).await
+        self.read(paths::UNITS).await
     }
 
     /// None: there is no such unit.
     pub async fn unit(&self, name: &str) -> Result<Option<UnitView>, ClientError> {
         let path = paths::fill(paths::UNIT, name);
-        none_if_not_found(self.traced("GET", &path, self.client.get(&path)).await)
+        none_if_not_found(self.read(&path).await)
     }
 
     /// The bytes as submitted; none if there is no such unit.
@@ -67,21 +69,21 @@ impl Connection {
     }
 
     pub async fn states(&self) -> Result<StateList, ClientError> {
-        self.traced("GET", paths::STATES, self.client.get(paths::STATES)).await
+        self.read(paths::STATES).await
     }
 
     pub async fn machines(&self) -> Result<MachineList, ClientError> {
-        self.traced("GET", paths::MACHINES, self.client.get(paths::MACHINES)).await
+        self.read(paths::MACHINES).await
     }
 
     pub async fn why(&self, unit: &str, machine: Option<&str>) -> Result<Option<Explanation>, ClientError> {
         let path = with_machine(paths::UNIT_WHY, unit, machine, []);
-        none_if_not_found(self.traced("GET", &path, self.client.get(&path)).await)
+        none_if_not_found(self.read(&path).await)
     }
 
     pub async fn status(&self, unit: &str, machine: Option<&str>) -> Result<StatusReport, ClientError> {
         let path = with_machine(paths::UNIT_STATUS, unit, machine, []);
-        self.traced("GET", &path, self.client.get(&path)).await
+        self.read(&path).await
     }
 
     pub async fn journal(
@@ -100,15 +102,15 @@ impl Connection {
 
     pub async fn events(&self, query: &[(&str, &str)]) -> Result<EventList, ClientError> {
         let path = paths::with_query(paths::EVENTS, query.iter().copied());
-        self.traced("GET", &path, self.client.get(&path)).await
+        self.read(&path).await
     }
 
     pub async fn cluster(&self) -> Result<ClusterView, ClientError> {
-        self.traced("GET", paths::CLUSTER, self.client.get(paths::CLUSTER)).await
+        self.read(paths::CLUSTER).await
     }
 
     pub async fn health(&self) -> Result<HealthView, ClientError> {
-        self.traced("GET", paths::CLUSTER_HEALTH, self.client.get(paths::CLUSTER_HEALTH)).await
+        self.read(paths::CLUSTER_HEALTH).await
     }
 
     pub async fn adopt(&self, request: &AdoptRequest) -> Result<AdoptReport, ClientError> {
@@ -155,7 +157,7 @@ impl Connection {
                 self.traced("POST", paths::REQUESTS, self.client.post(paths::REQUESTS, &request)).await;
             request.resent = true;
             match sent {
-                Err(error) if error.is_interrupted() && attempt < CHANGE_ATTEMPTS => attempt += 1,
+                Err(error) if error.is_interrupted() && attempt < ATTEMPTS => attempt += 1,
                 answered => return answered,
             }
             tokio::time::sleep(BETWEEN_ATTEMPTS).await;
@@ -164,6 +166,20 @@ impl Connection {
 
     pub async fn wait(&self, request: &WaitRequest) -> Result<NdjsonStream, ClientError> {
         self.traced("POST", paths::WAIT, self.client.post_stream(paths::WAIT, request)).await
+    }
+
+    /// A read. One whose connection breaks, as when fleetd is replaced, is sent again.
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let mut attempt = 1;
+        loop {
+            match self.traced("GET", path, self.client.get(path)).await {
+                Err(ClientError::Transport { .. } | ClientError::Body { .. }) if attempt < ATTEMPTS => {
+                    attempt += 1;
+                }
+                answered => return answered,
+            }
+            tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+        }
     }
 
     async fn traced<T>(

@@ -163,6 +163,16 @@ async fn destroy_waits_for_the_acknowledgements_and_names_absent_machines() {
 }
 
 #[tokio::test]
+async fn a_destroy_that_was_done_before_its_answer_came_is_done_whatever_the_name_is_now() {
+    let repeated = json!({ "unit": "a.service", "ok": true, "changed": true });
+    let fake =
+        Fake::new().on(UNITS, units(&[known("a.service", "launched")])).on(REQUESTS, results(&[repeated]));
+    let output = fake.run(&["destroy", "a"]).await;
+    assert_eq!((output.out.as_str(), output.code), ("Destroyed a.service\n", Some(0)), "{}", output.err);
+    assert!(fake.seen(WAIT).is_empty());
+}
+
+#[tokio::test]
 async fn no_block_prints_once_and_does_not_wait() {
     let fake =
         Fake::new().on(UNITS, units(&[known("a.service", "inactive"), known("g.service", "inactive")])).on(

@@ -21,6 +21,10 @@ use super::tools::JournalOptions;
 pub trait SessionView: Send + Sync + 'static {
     fn session(&self) -> SessionReport;
 
+    /// Waits until the store has been judged and this machine belongs to its cluster, or is not to; the caller bounds it.
+    /// As it stands here it is for sessions that never change.
+    async fn judged(&self) {}
+
     /// Waits until this machine [takes part](SessionReport::takes_part_in) in `cluster`; the caller bounds it. As it stands
     /// here it is for sessions that never change.
     async fn joined(&self, cluster: &ClusterId) {

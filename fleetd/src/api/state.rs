@@ -1,6 +1,7 @@
 //! What every handler has at hand.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -13,6 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bodies::{Bodies, too_large};
 use super::{Failure, Options, caller};
+
+/// A registry that answers is judged within milliseconds; below what clients wait for an answer.
+const JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The options of the running API, and what its clients share. Clones are cheap.
 #[derive(Clone)]
@@ -59,6 +63,8 @@ impl Api {
     /// Asked before every write: whether this machine trusts the store, and what the write has to compare.
     pub async fn fence(&self) -> Result<ClusterFence, Failure> {
         let unavailable = |message: &str| Failure::new(StatusCode::SERVICE_UNAVAILABLE, message);
+        // One that has waited in the socket for a fleetd to be replaced meets a session that has only begun.
+        let _ = tokio::time::timeout(JUDGED_WITHIN, self.session.judged()).await;
         let session = self.session.session();
         match &session.trust {
             Some(Trust::Own | Trust::Reanchor { .. }) => {}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use fleet_core::records::{EventNote, Stamp, UnitRecord, Versioned};
 use fleet_core::requests::Refusal;
-use fleet_core::requests::change::{Request, Verdict, Written, live, repeated};
+use fleet_core::requests::change::{Request, Verb, Verdict, Written, live, repeated};
 use fleet_core::requests::circle::circle;
 use fleet_core::{RequestId, Revision, Span, Timestamp};
 use fleet_registry::codec::Undecodable;
@@ -150,7 +150,7 @@ pub(super) fn check_among(
 /// gone once the unit was destroyed. Events are written in the transaction of what they tell.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
-    created: BTreeMap<UnitName, bool>,
+    kinds: BTreeMap<UnitName, Vec<String>>,
 }
 
 impl Earlier {
@@ -167,12 +167,20 @@ impl Earlier {
         }
         let events = log.events.into_iter().map(|(_, event)| event);
         let notes = events.filter(|event| event.request.as_ref() == Some(id)).flat_map(|event| event.notes);
-        let created = notes.filter_map(|note| Some((note.unit?, note.kind == Written::CREATED)));
-        Ok(Earlier { created: created.collect() })
+        let mut kinds: BTreeMap<UnitName, Vec<String>> = BTreeMap::new();
+        for note in notes {
+            if let Some(unit) = note.unit {
+                kinds.entry(unit).or_default().push(note.kind);
+            }
+        }
+        Ok(Earlier { kinds })
     }
 
-    pub(super) fn verdict(&self, name: &UnitName) -> Option<Verdict> {
-        self.created.get(name).map(|created| Verdict::Repeated { created: *created })
+    /// `verb`: what the request asks for; none where the id is of this one request alone.
+    pub(super) fn verdict(&self, name: &UnitName, verb: Option<Verb>) -> Option<Verdict> {
+        let is_told = |kind: &&String| verb.is_none_or(|verb| verb.may_be_told_as(kind));
+        let kind = self.kinds.get(name)?.iter().find(is_told)?;
+        Some(Verdict::Repeated { created: kind == Written::CREATED })
     }
 }
 
@@ -200,7 +208,7 @@ pub(super) async fn write_one(
         let record = found.as_ref().map(|found| &found.value);
         // The record tells, where it is there; a look through the log is for where it is not.
         let earlier = if may_have_counted && repeated(record, request).is_none() {
-            Earlier::look(api, &request.id, request.stamp.at).await?.verdict(name)
+            Earlier::look(api, &request.id, request.stamp.at).await?.verdict(name, None)
         } else {
             None
         };

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use fleet_api::v2::{JoinReport, JoinRequest};
+use fleet_core::store_trust::Trust;
 use fleet_core::{ClusterId, Timestamp};
 use fleet_registry::registry::Asked;
 
@@ -24,6 +25,15 @@ pub struct Session {
 impl SessionView for Session {
     fn session(&self) -> SessionReport {
         report(&self.handle.state.borrow())
+    }
+
+    async fn judged(&self) {
+        let mut state = self.handle.state.clone();
+        let is_judged = |state: &SessionState| {
+            state.trust.as_ref().is_some_and(|trust| !matches!(trust, Trust::Join | Trust::Create))
+        };
+        // It ends with fleetd.
+        let _ = state.wait_for(is_judged).await;
     }
 
     async fn joined(&self, cluster: &ClusterId) {

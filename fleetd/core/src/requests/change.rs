@@ -29,6 +29,7 @@ pub enum Verb {
 /// Who asks, and the uid that a new unit gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
+    /// What a repetition is known by: it stays in the record, and has to differ for whatever is asked for otherwise.
     pub id: RequestId,
     pub stamp: Stamp,
     pub new_uid: UnitUid,
@@ -77,6 +78,8 @@ pub struct Written {
 impl Written {
     /// The kind of an event that tells of a new unit.
     pub const CREATED: &str = "unit-created";
+    /// The kind of an event that tells of a new text.
+    pub const REPLACED: &str = "unit-replaced";
 }
 
 impl Change {
@@ -159,7 +162,7 @@ impl Change {
         if record.desired != DesiredState::Destroyed {
             record.all_at_once = self.all_at_once;
         }
-        let kind = if replaces { "unit-replaced" } else { self.verb.kind() };
+        let kind = if replaces { Written::REPLACED } else { self.verb.kind() };
         let text = content.filter(|_| replaces).map(|content| content.text.clone());
         let written = Written {
             record: stamped(record, request),
@@ -184,6 +187,16 @@ impl Verb {
             Verb::Unload => "unload",
             Verb::Destroy => "destroy",
             Verb::Restart => "restart",
+        }
+    }
+
+    /// Whether an event of this kind can tell of it.
+    #[must_use]
+    pub fn may_be_told_as(self, kind: &str) -> bool {
+        match kind {
+            Written::CREATED => matches!(self, Verb::Submit | Verb::Load | Verb::Start | Verb::Restart),
+            Written::REPLACED => self != Verb::Destroy,
+            kind => kind == self.kind(),
         }
     }
 

@@ -57,7 +57,7 @@ impl Put {
             record: stamped(new, request),
             text: content.filter(|_| replaces).map(|content| content.text.clone()),
             created: false,
-            kind: if replaces { "unit-replaced" } else { "unit-changed" },
+            kind: if replaces { Written::REPLACED } else { "unit-changed" },
             why,
             warnings: Vec::new(),
         };

@@ -61,6 +61,29 @@ async fn the_same_request_sent_again_is_answered_as_the_first_time() {
 }
 
 #[tokio::test]
+async fn the_same_id_with_another_verb_is_another_request() {
+    let lab = Lab::start().await;
+    let long = "l".repeat(64);
+    for id in ["r1", long.as_str()] {
+        let unit = format!("{}.service", &id[..2]);
+        lab.one(id, Verb::Start, &unit, Some(TEXT)).await;
+        assert_eq!(lab.one(id, Verb::Stop, &unit, None).await.desired, "loaded");
+        assert_eq!(lab.one(id, Verb::Start, &unit, None).await.desired, "loaded", "a repetition");
+        let counters = lab.record(&unit).await.counters;
+        assert_eq!((counters.start, counters.stop), (1, 1));
+    }
+    // Also where only the event log tells.
+    let request = ChangeRequest {
+        request_id: "r1".into(),
+        resent: true,
+        actions: vec![Action::new("r1.service", Verb::Destroy)],
+        ..ChangeRequest::default()
+    };
+    let report: ChangeReport = lab.client().post(REQUESTS, &request).await.unwrap();
+    assert_eq!(report.results[0].desired, "destroyed", "{report:?}");
+}
+
+#[tokio::test]
 async fn a_write_whose_answer_is_lost_counts_once() {
     let lab = Lab::start().await;
     // The first transaction reads what the write has to compare, the second is the read of the unit.
@@ -93,6 +116,7 @@ async fn a_destroy_sent_again_after_its_unit_is_gone_spares_the_next_one_of_the_
     let destroy = resent("r2", Verb::Destroy, None);
     let report: ChangeReport = lab.client().post(REQUESTS, &destroy).await.unwrap();
     assert!(report.results[0].ok && report.results[0].changed, "{report:?}");
+    assert_eq!(report.results[0].uid, "", "the unit that is there now is not what was destroyed");
     assert_eq!(lab.record("a.service").await.desired, DesiredState::Launched);
     // What was never carried out is carried out now.
     let stop = resent("r4", Verb::Stop, None);

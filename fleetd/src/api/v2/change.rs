@@ -16,6 +16,7 @@ use fleet_core::{RequestId, Revision, UnitUid};
 use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::Outcome;
 use fleet_registry::registry::snapshot::Snapshot;
+use sha2::Digest as _;
 use unit_files::{UnitFile, UnitName};
 
 use super::super::Failure;
@@ -163,9 +164,11 @@ impl<'r> Batch<'r> {
 
     /// Every record that is there knows this request: then nothing has to be looked for.
     fn is_told_by_records(&self, open: &[usize], known: &Known) -> bool {
-        let mut names = self.names(open).into_iter();
-        names.all(|name| {
-            known.record(name).is_some_and(|record| record.value.recent_requests.contains(&self.id))
+        open.iter().all(|index| {
+            let item = &self.items[*index];
+            let Ok(name) = &item.name else { return true };
+            let id = request_of(&self.id, item.action.verb);
+            known.record(name).is_some_and(|record| record.value.recent_requests.contains(&id))
         })
     }
 
@@ -267,7 +270,12 @@ impl<'r> Batch<'r> {
                     self.items[index].result = Some(result);
                 }
                 Ok(Verdict::Repeated { created }) => {
-                    let result = ActionResult { created, changed: true, ..unchanged(action, record) };
+                    // What was destroyed by it is gone, or going; a later life of the name is not its doing.
+                    let is_told = |record: &&Versioned<UnitRecord>| {
+                        action.verb != WireVerb::Destroy || live(Some(&record.value)).is_none()
+                    };
+                    let told = unchanged(action, record.filter(is_told));
+                    let result = ActionResult { created, changed: true, ..told };
                     self.items[index].result = Some(result);
                 }
                 Err(refusal) => self.items[index].result = Some(failed(action, &refusal.into())),
@@ -284,7 +292,7 @@ impl<'r> Batch<'r> {
         known: &Known,
         submitted: &mut BTreeMap<UnitName, Vec<String>>,
     ) -> Result<Verdict, Refusal> {
-        if let Some(repeated) = known.earlier.verdict(name) {
+        if let Some(repeated) = known.earlier.verdict(name, Some(verb(action.verb))) {
             return Ok(repeated);
         }
         let current = live(record.map(|record| &record.value));
@@ -307,7 +315,7 @@ impl<'r> Batch<'r> {
             submitted.insert(name.clone(), peers.clone());
         }
         let request = Request {
-            id: self.id.clone(),
+            id: request_of(&self.id, action.verb),
             stamp: self.stamp.clone(),
             new_uid: UnitUid::parse(&new_id()).expect("hexadecimal digits are an id"),
         };
@@ -320,6 +328,16 @@ impl<'r> Batch<'r> {
             judged => judged,
         }
     }
+}
+
+/// What a record keeps of a request: a client that uses an id again for another verb asks for something else.
+fn request_of(id: &RequestId, wire: WireVerb) -> RequestId {
+    let text = format!("{id}-{}", verb(wire).as_str());
+    // One that is too long for an id is told by its digest, which has 64 characters.
+    RequestId::parse(&text).unwrap_or_else(|_| {
+        let digest = hex::encode(sha2::Sha256::digest(&text));
+        RequestId::parse(&digest).expect("hexadecimal digits are an id")
+    })
 }
 
 fn creates(verb: WireVerb) -> bool {
