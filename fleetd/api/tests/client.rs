@@ -70,19 +70,6 @@ async fn a_kept_connection_that_died_is_replaced_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_read_outlives_a_server_that_ends_before_it_answers_and_a_change_is_left_to_its_caller() {
-    let (reader, accepted, _dir) = client(vec![vec![], vec![ok("{}")]]);
-    reader.get::<ChangeReport>("/a").await.unwrap();
-    assert_eq!(accepted.load(Ordering::SeqCst), 2);
-    let (reader, accepted, _dir) = client(vec![vec![], vec![], vec![ok("{}")]]);
-    assert!(reader.get::<ChangeReport>("/a").await.unwrap_err().is_interrupted());
-    assert_eq!(accepted.load(Ordering::SeqCst), 2);
-    let (writer, accepted, _dir) = client(vec![vec![], vec![ok("{}")]]);
-    assert!(writer.post::<ChangeReport>("/a", &serde_json::json!({})).await.unwrap_err().is_interrupted());
-    assert_eq!(accepted.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
 async fn errors_carry_the_servers_words() {
     let body = r#"{"error":{"code":404,"message":"unit does not exist"}}"#;
     let not_found = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());

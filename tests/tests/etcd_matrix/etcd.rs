@@ -189,6 +189,11 @@ impl Etcd {
         self.spawn(index, "existing");
     }
 
+    /// Where a member keeps what it knows.
+    pub fn data(&self, index: usize) -> &Path {
+        &self.members[index].data
+    }
+
     pub fn log(&self, index: usize) -> String {
         std::fs::read_to_string(self.members[index].data.with_extension("log")).unwrap_or_default()
     }

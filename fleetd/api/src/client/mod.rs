@@ -1,9 +1,8 @@
 //! An HTTP/1 client over any byte stream: a unix socket, TCP, TLS, or what the caller dials.
 //!
 //! The command line uses it, and one fleetd that asks another. It keeps one idle connection, bounds the time to connect
-//! and the time to an answer, and decodes errors. It asks again, once, when a kept connection turns out to be dead, and when
-//! a connection ends before the answer to a GET: every request of this API may be repeated (reads, and changes that carry
-//! a request id).
+//! and the time to an answer, and decodes errors. It never decides to ask again, except when a kept connection turns out
+//! to be dead: every request of this API may be repeated (reads, and changes that carry a request id).
 
 mod endpoint;
 mod error;
@@ -257,23 +256,8 @@ impl Client {
                 answered => return answered.map(|response| (response, connection)),
             }
         }
-        match self.send_anew(method, path, body.as_ref()).await {
-            // A fleetd that ends has taken connections whose request it does not read any more.
-            Err(ClientError::Transport { .. }) if method.is_safe() => {
-                self.send_anew(method, path, body.as_ref()).await
-            }
-            answered => answered,
-        }
-    }
-
-    async fn send_anew(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Option<&Bytes>,
-    ) -> Result<(Response<Incoming>, SendRequest<Full<Bytes>>), ClientError> {
         let mut connection = self.connect().await?;
-        let request = self.request(method, path, body)?;
+        let request = self.request(method, path, body.as_ref())?;
         let response = self.answer(method, path, connection.send_request(request)).await?;
         Ok((response, connection))
     }

@@ -44,7 +44,7 @@ impl Verb {
 #[serde(default, rename_all = "camelCase")]
 pub struct ChangeRequest {
     /// Made by the client, 1 to 64 characters of `0-9A-Za-z-_`. The same request sent again counts once; one that
-    /// changed nothing the first time is judged again. With another verb it is another request.
+    /// changed nothing the first time is judged again.
     pub request_id: String,
     /// The same request was sent before and its answer was lost. It makes sure of the above also where the unit was
     /// destroyed or changed many times since, at the price of a look through the event log.

@@ -30,6 +30,7 @@ mod file;
 mod journal;
 mod log;
 mod measure;
+mod queue;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,8 @@ use disk::Disk;
 pub use error::OpenError;
 use log::{Disks, Log, Paths};
 pub use measure::{MeasureError, PutRates, put_rates};
-use writer::{Answer, Health, Job, Pace, Published, Task, Writer, lock};
+use queue::Queue;
+use writer::{Answer, Health, Job, Published, Task, Writer, lock};
 
 /// Longest wait for the disk. What has not begun by then is not done at all; what has, may be.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,9 +96,8 @@ impl EmbeddedStore {
             log,
             draft,
             published: Arc::clone(&published),
-            jobs: queue,
+            queue: Queue::new(queue),
             retry_at: clock.now(),
-            pace: Pace::default(),
             clock: clock.clone(),
         };
         let thread = std::thread::Builder::new()
