@@ -3,6 +3,7 @@
 mod faults;
 mod history;
 mod kit;
+mod together;
 
 use super::{Compare, Write, explain};
 use crate::records::{BrakeCause, BrakeState, ConfirmedDead, DesiredState, MachineRecord, Stamp, Wanted};
