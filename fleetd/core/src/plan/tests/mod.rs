@@ -3,6 +3,7 @@
 mod faults;
 mod history;
 mod kit;
+mod reference;
 mod together;
 
 use super::{Compare, Write, explain};
