@@ -118,7 +118,7 @@ fn etcd_options(config: &Config) -> EtcdOptions {
     EtcdOptions {
         request_timeout: config.etcd_request_timeout,
         user: (!config.etcd_username.is_empty())
-            .then(|| (config.etcd_username.clone(), config.etcd_password.clone())),
+            .then(|| (config.etcd_username.clone(), config.etcd_password.expose().to_owned())),
         tls: is_tls.then(|| EtcdTls { ca: config.etcd_cafile.clone(), identity }),
         ..EtcdOptions::new(config.etcd_servers.clone())
     }

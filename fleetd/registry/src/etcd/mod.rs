@@ -38,6 +38,7 @@ use failover::{Members, Repeat};
 use keepalive::Renewals;
 use metrics::Metrics;
 pub use options::{EtcdOptions, EtcdTls};
+pub use place::Endpoint;
 
 /// etcd's own limit on a request is 1.5 MiB, but answers to a page of keys may be larger than the
 /// library's 4 MiB.
