@@ -87,7 +87,8 @@ impl SharedDisk {
         SharedDisk(Arc::new(Mutex::new(disk)))
     }
 
-    /// What was begun is finished, also if the future is dropped.
+    /// What was begun is finished, also if the future is dropped. fleetd's runtime keeps a thread for it, so that it waits
+    /// rather than panics where no other one can be had.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Disk) -> io::Result<T> + Send + 'static,

@@ -41,7 +41,10 @@ pub struct SessionReport {
     pub is_connected: bool,
     /// `None` until the store has been judged for the first time.
     pub trust: Option<Trust>,
+    /// The store's.
     pub cluster: Option<(ClusterId, Epoch)>,
+    /// The cluster that this machine belongs to, whatever the store holds.
+    pub member: Option<ClusterId>,
     pub has_presence: bool,
     /// What is wrong, with the remedy; empty if nothing is.
     pub text: String,

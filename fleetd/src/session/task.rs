@@ -88,6 +88,9 @@ impl Task {
         let member = self.options.member.get();
         let view = registry.read_trust_view(&self.options.presence.machine).await?;
         let trust = judge(member.as_ref(), view.view());
+        if let Some(again) = self.other_etcd(member.as_ref(), &trust).await {
+            return Ok(again);
+        }
         self.judged(member.as_ref(), &view, &trust);
         match &trust {
             Trust::Create => return self.create().await,
@@ -111,6 +114,27 @@ impl Task {
         }
         self.stay(id, lease, &trust).await;
         Ok(Again::Soon)
+    }
+
+    /// Endpoints can belong to several clusters of etcd, and who answered first is not for that the right one. `Some`: the
+    /// judgement was of a store that must not be used, or that nobody may choose but the operator.
+    async fn other_etcd(&mut self, member: Option<&Member>, trust: &Trust) -> Option<Again> {
+        match (member, trust) {
+            (None, _) => {
+                let divided = self.options.registry.divided().await?;
+                self.connected();
+                self.refuse(format!(
+                    "the endpoints in `etcd_servers` belong to different clusters of etcd ({divided}), and this machine \
+                     belongs to none that could tell which is right; leave only those of one in `etcd_servers`"
+                ));
+                Some(Again::Later)
+            }
+            (Some(member), Trust::Empty | Trust::Foreign { .. }) => {
+                let holder = self.options.registry.divided().await?.holder(&member.cluster)?;
+                self.options.registry.store().use_cluster(holder).then_some(Again::Soon)
+            }
+            _ => None,
+        }
     }
 
     async fn create(&mut self) -> Result<Again, RegistryError> {

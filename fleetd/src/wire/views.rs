@@ -14,17 +14,20 @@ use crate::api::ports::{
 };
 use crate::engine::EngineHandle;
 use crate::join::{Join, JoinError};
+use crate::member::MemberFile;
 use crate::session::{Connection, SessionHandle, SessionState, chain};
 
 #[derive(Debug)]
 pub struct Session {
     pub handle: SessionHandle,
+    pub member: MemberFile,
 }
 
 #[async_trait]
 impl SessionView for Session {
     fn session(&self) -> SessionReport {
-        report(&self.handle.state.borrow())
+        let member = self.member.get().map(|member| member.cluster);
+        SessionReport { member, ..report(&self.handle.state.borrow()) }
     }
 
     async fn judged(&self) {
@@ -43,6 +46,7 @@ impl SessionView for Session {
     }
 }
 
+/// What the session itself knows.
 fn report(state: &SessionState) -> SessionReport {
     let (is_connected, since) = match &state.connection {
         Connection::Connected { since } => (true, *since),
@@ -54,6 +58,7 @@ fn report(state: &SessionState) -> SessionReport {
         is_connected,
         trust: state.trust.clone(),
         cluster: state.cluster.clone(),
+        member: None,
         has_presence: state.presence.is_some(),
         text,
     }

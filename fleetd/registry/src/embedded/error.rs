@@ -25,6 +25,12 @@ pub enum OpenError {
     )]
     TooNew { path: PathBuf, format: u64, known: u64 },
 
+    #[error(
+        "record {number} of the registry's journal {path:?} holds a change that this version does not know; install the \
+         newer fleetd again"
+    )]
+    NewerRecord { path: PathBuf, number: u64 },
+
     #[error("no space to open the registry file {path:?}; free some on its file system")]
     NoSpace { path: PathBuf },
 

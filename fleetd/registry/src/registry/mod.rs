@@ -28,6 +28,7 @@ pub mod commit;
 pub mod contents;
 mod counters;
 pub mod document;
+pub mod endpoints;
 pub mod entry;
 pub mod events;
 pub mod export;

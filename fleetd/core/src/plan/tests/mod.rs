@@ -3,6 +3,8 @@
 mod faults;
 mod history;
 mod kit;
+mod reference;
+mod together;
 
 use super::{Compare, Write, explain};
 use crate::records::{BrakeCause, BrakeState, ConfirmedDead, DesiredState, MachineRecord, Stamp, Wanted};
