@@ -11,6 +11,7 @@ use fleet_core::records::{Extra, READS, SCHEMA, raise};
 use fleet_core::store_trust::Member;
 use fleet_core::{ClusterId, Epoch, Revision};
 use fleet_registry::store::StoreKind;
+use tokio::sync::watch;
 
 use crate::durable;
 
@@ -39,6 +40,8 @@ pub enum MemberError {
 pub struct MemberFile {
     path: PathBuf,
     member: Arc<Mutex<Option<Member>>>,
+    /// How often the machine was anchored.
+    anchored: Arc<watch::Sender<u64>>,
 }
 
 impl MemberFile {
@@ -51,7 +54,8 @@ impl MemberFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(MemberError::Read { path, source }),
         };
-        Ok(MemberFile { path, member: Arc::new(Mutex::new(member)) })
+        let anchored = Arc::new(watch::Sender::new(0));
+        Ok(MemberFile { path, member: Arc::new(Mutex::new(member)), anchored })
     }
 
     /// Where it lies, there or not.
@@ -63,6 +67,12 @@ impl MemberFile {
     #[must_use]
     pub fn get(&self) -> Option<Member> {
         self.member.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes whenever this machine joins a cluster or takes a higher epoch: what was judged before is judged anew.
+    #[must_use]
+    pub fn anchored(&self) -> watch::Receiver<u64> {
+        self.anchored.subscribe()
     }
 
     /// Joins a cluster, or takes its higher epoch: witness and seen revision start anew.
@@ -79,7 +89,10 @@ impl MemberFile {
     ) -> Result<(), MemberError> {
         let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
         let (v, extra) = held.as_ref().map_or((SCHEMA, Extra::new()), |held| (held.v, held.extra.clone()));
-        self.store(&mut held, Member { v, cluster, epoch, store: store.to_string(), witness, seen, extra })
+        self.store(&mut held, Member { v, cluster, epoch, store: store.to_string(), witness, seen, extra })?;
+        drop(held);
+        self.anchored.send_modify(|times| *times += 1);
+        Ok(())
     }
 
     /// Copies what the store has acknowledged. Call it only after the store's reply. Never goes back.

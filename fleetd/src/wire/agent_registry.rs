@@ -59,6 +59,7 @@ impl AgentRegistry for WiredRegistry {
             verdict: Trust::Empty,
             trust: Trust::Empty,
             session: self.session.clone(),
+            anchored: self.member.anchored(),
             is_present: false,
             is_suspicious: false,
             is_audit_due: false,
@@ -160,6 +161,7 @@ struct WiredFeed {
     /// nothing of that one's is to be started here.
     trust: Trust,
     session: watch::Receiver<SessionState>,
+    anchored: watch::Receiver<u64>,
     /// As the trust has it.
     is_present: bool,
     /// The list is older than what this machine has seen.
@@ -186,9 +188,13 @@ impl OrdersFeed for WiredFeed {
                 Err(error) => tracing::debug!(%error, "the orders are compared at the next audit"),
             }
         }
-        // Both are cancel safe.
+        // All are cancel safe.
         let item = tokio::select! {
             item = self.stream.next() => item,
+            Ok(()) = self.anchored.changed() => {
+                self.judge_as_member();
+                return FeedEvent::Changed;
+            }
             () = presence_changes(&mut self.session, self.is_present) => {
                 self.gate();
                 return FeedEvent::Changed;
@@ -247,6 +253,20 @@ impl WiredFeed {
         if !fits {
             // The session reads the store itself, and joins, holds or re-anchors.
             self.wired.doubt.notify_one();
+        }
+    }
+
+    /// The session has joined or re-anchored, perhaps after the last change of this view: nothing else may ever come
+    /// to judge it by. What the store itself still has to say comes with a change.
+    fn judge_as_member(&mut self) {
+        if let (Trust::Create | Trust::Join | Trust::Reanchor { .. }, Some(view)) =
+            (&self.verdict, &self.view)
+        {
+            let verdict = self.judge(view, false);
+            if verdict.may_act() {
+                self.verdict = verdict;
+                self.gate();
+            }
         }
     }
 
@@ -316,3 +336,62 @@ async fn presence_changes(session: &mut watch::Receiver<SessionState>, is_presen
 
 /// Between two attempts to judge a store that looks older than it should.
 const SUSPICION_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use fleet_core::{ClusterId, Epoch, Revision, Timestamp};
+    use fleet_registry::keys::{Key, Keys};
+    use fleet_registry::memory::MemoryStore;
+    use fleet_registry::store::{LeaseId, Op, Store as _, StoreKind, Txn};
+
+    use super::*;
+    use crate::session::{Connection, Presence};
+
+    async fn until(feed: &mut dyn OrdersFeed, trust: &Trust) {
+        while feed.view().is_none_or(|view| view.trust != trust) {
+            feed.changed().await;
+        }
+    }
+
+    /// The clock is paused: what is waited for in vain ends the test at once.
+    #[tokio::test(start_paused = true)]
+    async fn orders_that_were_judged_before_the_machine_joined_or_reanchored_are_judged_again() {
+        let store = Arc::new(MemoryStore::new(1));
+        let keys = Keys::new("/fleet/").unwrap();
+        let put = |epoch: u64| {
+            let cluster = format!(r#"{{"v":1,"id":"ours","epoch":{epoch}}}"#);
+            store.txn(Txn::of(vec![Op::put(keys.key(&Key::Cluster), cluster)]))
+        };
+        put(1).await.unwrap();
+        let disk = tempfile::tempdir().unwrap();
+        let member = MemberFile::open(disk.path()).unwrap();
+        let presence = Presence { created: Revision(1), lease: LeaseId(1), since: Timestamp(0) };
+        let (_session, session) = watch::channel(SessionState {
+            connection: Connection::Connected { since: Timestamp(0) },
+            trust: None,
+            cluster: None,
+            presence: Some(presence),
+            refused: None,
+        });
+        let wired = WiredRegistry {
+            registry: Registry::new(Arc::clone(&store) as _, keys.clone(), 1),
+            machine: MachineId::parse("aaaaaaaa11111111").unwrap(),
+            member: member.clone(),
+            session,
+            doubt: Arc::default(),
+            judged: Arc::default(),
+        };
+        let mut feed = wired.follow();
+        let minute = std::time::Duration::from_secs(60);
+        for epoch in 1..=2 {
+            put(epoch).await.unwrap();
+            let before = if epoch == 1 { Trust::Join } else { Trust::Reanchor { epoch: Epoch(epoch) } };
+            tokio::time::timeout(minute, until(&mut *feed, &before)).await.expect("the verdict before");
+            let seen = wired.registry.read(&[Area::One(Key::Cluster)]).await.unwrap().revision;
+            let ours = ClusterId::parse("ours").unwrap();
+            member.anchor(StoreKind::Memory, ours, Epoch(epoch), 0, seen).unwrap();
+            tokio::time::timeout(minute, until(&mut *feed, &Trust::Own)).await.expect("the verdict after");
+            assert!(wired.judged.lock().unwrap().is_some(), "and writes are fenced by it");
+        }
+    }
+}
