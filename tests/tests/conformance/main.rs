@@ -33,7 +33,7 @@ fn lab(subject: &str) -> Cluster {
     Cluster::up(options.metadata("m1", "rack=a,site=one").metadata("m2", "rack=a,site=two"))
 }
 
-fn check(files: &[&str], cluster: Option<&Cluster>) {
+fn check(files: &[&str], cluster: &Cluster) {
     let sections: Vec<Section> = files
         .iter()
         .map(|file| reader::read(&directory().join(file)).unwrap_or_else(|error| panic!("{error}")))
@@ -56,8 +56,7 @@ macro_rules! suite {
         $(
             #[test]
             fn $name() {
-                let cluster = ($lab != "").then(|| lab($lab));
-                check(&[$($file),+], cluster.as_ref());
+                check(&[$($file),+], &lab($lab));
             }
         )+
 
@@ -82,6 +81,5 @@ macro_rules! suite {
 suite! {
     units_and_scheduling "units":
         "s1-names.txt" "s2-unit-files.txt" "s3-x-fleet.txt" "s4-verbs.txt" "s7-http.txt";
-    client "client": "s5-client.txt" "s6-ssh.txt";
-    daemon "": "s8-daemon.txt";
+    client_and_daemon "client": "s5-client.txt" "s6-ssh.txt" "s8-daemon.txt";
 }

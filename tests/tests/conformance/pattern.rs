@@ -14,7 +14,7 @@ impl Known {
 }
 
 /// Placeholders that [`Known`] replaces.
-const KNOWN: [&str; 7] = ["<M1>", "<M2>", "<M1.8>", "<M2.8>", "<VERSION>", "<DIR>", "<ETCD>"];
+const KNOWN: [&str; 6] = ["<M1>", "<M2>", "<M1.8>", "<M2.8>", "<VERSION>", "<DIR>"];
 
 /// Pieces of a line that stand for many texts: name, which characters, how many.
 type Class = (&'static str, fn(char) -> bool, usize, usize);
@@ -26,6 +26,9 @@ const CLASSES: [Class; 6] = [
     ("<NUMBER>", |c| c.is_ascii_digit(), 1, 20),
     ("<...>", |_| true, 0, usize::MAX),
 ];
+
+/// At the end of a line: nothing, or `; ` and what to do next.
+const REMEDY: &str = "<REMEDY>";
 
 /// A line of an expected text that stands for any number of lines.
 const ANY_LINES: &str = "...";
@@ -43,7 +46,7 @@ pub fn check(text: &str) -> Result<(), String> {
         let (whole, name) = (&rest[..=end], &rest[1..end]);
         let looks_like_one = name.starts_with(|c: char| c.is_ascii_uppercase())
             && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '.');
-        let is_one = KNOWN.contains(&whole) || CLASSES.iter().any(|(class, ..)| *class == whole);
+        let is_one = KNOWN.contains(&whole) || whole == REMEDY || CLASSES.iter().any(|(class, ..)| *class == whole);
         if looks_like_one && !is_one {
             return Err(format!("unknown placeholder: {whole}"));
         }
@@ -78,6 +81,9 @@ fn repetitions(text: &str) -> String {
 
 /// Whether a line is what the pattern, in which known values are filled in, stands for.
 pub fn is_line(pattern: &str, line: &str) -> bool {
+    if let Some(pattern) = pattern.strip_suffix(REMEDY) {
+        return is_line(pattern, line) || is_line(&format!("{pattern}; <...>"), line);
+    }
     let found = CLASSES.iter().filter_map(|class| pattern.find(class.0).map(|at| (at, class))).min_by_key(|(at, _)| *at);
     let Some((at, (name, is_of, least, most))) = found else { return pattern == line };
     let (literal, rest) = (&pattern[..at], &pattern[at + name.len()..]);
@@ -130,6 +136,8 @@ mod tests {
         assert!(is_line("<SHA1>-<NUMBER>", &format!("{}-7", "a".repeat(40))));
         assert!(!is_line("<SHA1>", &"a".repeat(39)));
         assert!(is_line("a <b> c", "a <b> c"));
+        assert!(is_line("no a<REMEDY>", "no a") && is_line("no a<REMEDY>", "no a; try b"));
+        assert!(!is_line("no a<REMEDY>", "no ab"));
     }
 
     #[test]

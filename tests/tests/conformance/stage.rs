@@ -20,38 +20,32 @@ const COMMAND_LIMIT: &str = "45";
 const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 pub struct Stage<'c> {
-    cluster: Option<&'c Cluster>,
+    cluster: &'c Cluster,
     known: Known,
     path: String,
-    endpoint: Option<String>,
     /// The API of the first machine.
-    socket: Option<PathBuf>,
+    socket: PathBuf,
     files: tempfile::TempDir,
 }
 
 impl<'c> Stage<'c> {
-    pub fn new(cluster: Option<&'c Cluster>) -> Self {
+    pub fn new(cluster: &'c Cluster) -> Self {
         let directory = |program: &Path| {
             program.parent().expect("a program lies in a directory").display().to_string()
         };
-        let mut path = directory(&fleetd());
-        let (mut known, mut endpoint, mut socket) = (Known::default(), None, None);
-        known.0.push(("<VERSION>".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
-        if let Some(cluster) = cluster {
-            let m1 = cluster.machine("m1");
-            let client = m1.fleetctl_command().expect("m1 runs");
-            path = format!("{}:{path}", directory(Path::new(client.get_program())));
-            let found = m1.fleet_socket().expect("m1 runs");
-            endpoint = Some(format!("unix://{}", found.display()));
-            socket = Some(found);
-            for (name, machine) in [("M1", m1), ("M2", cluster.machine("m2"))] {
-                let id = machine.machine_id();
-                known.0.push((format!("<{name}.8>"), id[..8].to_owned()));
-                known.0.push((format!("<{name}>"), id));
-            }
+        let m1 = cluster.machine("m1");
+        let client = m1.fleetctl_command().expect("m1 runs");
+        let client = directory(Path::new(client.get_program()));
+        let path = format!("{client}:{}:{SYSTEM_PATH}", directory(&fleetd()));
+        let socket = m1.fleet_socket().expect("m1 runs");
+        let mut known = Known(vec![("<VERSION>".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
+        for (name, machine) in [("M1", m1), ("M2", cluster.machine("m2"))] {
+            let id = machine.machine_id();
+            known.0.push((format!("<{name}.8>"), id[..8].to_owned()));
+            known.0.push((format!("<{name}>"), id));
         }
         let files = tempfile::tempdir().expect("a directory");
-        Self { cluster, known, path: format!("{path}:{SYSTEM_PATH}"), endpoint, socket, files }
+        Self { cluster, known, path, socket, files }
     }
 
     /// Plays the steps up to the first that differs, then removes what the case left.
@@ -98,14 +92,11 @@ impl<'c> Stage<'c> {
 
     fn command(&self, command: &Command, directory: &Path, line: usize) -> Option<Failure> {
         let text = self.known.fill(&command.text).replace("<DIR>", &directory.display().to_string());
-        let output = match (&command.machine, self.cluster) {
-            (Some(machine), Some(cluster)) => {
-                cluster.machine(machine).exec(&["sh", "-c", &text]).expect("the machine runs")
+        let output = match &command.machine {
+            Some(machine) => {
+                self.cluster.machine(machine).exec(&["sh", "-c", &text]).expect("the machine runs")
             }
-            (Some(_), None) => {
-                return Some(Failure::new(line, "this section has no machines".to_owned()));
-            }
-            (None, _) => self.on_host(&text, directory),
+            None => self.on_host(&text, directory),
         };
         let fill = |lines: &[String]| -> Vec<String> {
             let here = directory.display().to_string();
@@ -119,9 +110,7 @@ impl<'c> Stage<'c> {
         let mut shell = std::process::Command::new("timeout");
         shell.args([COMMAND_LIMIT, "sh", "-c", text]).current_dir(directory).stdin(Stdio::null());
         shell.env_clear().env("PATH", &self.path).env("HOME", directory).env("LANG", "C.UTF-8");
-        if let Some(endpoint) = &self.endpoint {
-            shell.env("FLEETCTL_ENDPOINT", endpoint);
-        }
+        shell.env("FLEETCTL_ENDPOINT", format!("unix://{}", self.socket.display()));
         let output = shell.output().expect("a shell runs");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         ExecOutput { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -156,13 +145,11 @@ impl<'c> Stage<'c> {
         headers: &[(String, String)],
         body: &str,
     ) -> std::io::Result<Reply> {
-        let socket = self.socket.as_ref().ok_or_else(|| std::io::Error::other("there are no machines"))?;
-        request::send(socket, method, path, headers, body)
+        request::send(&self.socket, method, path, headers, body)
     }
 
     /// Destroys every unit and waits until no machine has one. What cannot be removed is the case's fault.
     fn clean(&self) -> Option<Failure> {
-        self.socket.as_ref()?;
         let outcome = wait_for(LATER, "every unit to be gone", || {
             let units = self.names("/fleet/v1/units", "units");
             for unit in &units {
