@@ -38,7 +38,10 @@ pub struct Step {
 #[derive(Debug)]
 pub enum Act {
     /// Writes a file into the case's own directory.
-    File { name: String, text: String },
+    File {
+        name: String,
+        text: String,
+    },
     Command(Command),
     Request(Request),
 }

@@ -46,7 +46,8 @@ pub fn check(text: &str) -> Result<(), String> {
         let (whole, name) = (&rest[..=end], &rest[1..end]);
         let looks_like_one = name.starts_with(|c: char| c.is_ascii_uppercase())
             && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '.');
-        let is_one = KNOWN.contains(&whole) || whole == REMEDY || CLASSES.iter().any(|(class, ..)| *class == whole);
+        let is_one =
+            KNOWN.contains(&whole) || whole == REMEDY || CLASSES.iter().any(|(class, ..)| *class == whole);
         if looks_like_one && !is_one {
             return Err(format!("unknown placeholder: {whole}"));
         }
@@ -84,7 +85,10 @@ pub fn is_line(pattern: &str, line: &str) -> bool {
     if let Some(pattern) = pattern.strip_suffix(REMEDY) {
         return is_line(pattern, line) || is_line(&format!("{pattern}; <...>"), line);
     }
-    let found = CLASSES.iter().filter_map(|class| pattern.find(class.0).map(|at| (at, class))).min_by_key(|(at, _)| *at);
+    let found = CLASSES
+        .iter()
+        .filter_map(|class| pattern.find(class.0).map(|at| (at, class)))
+        .min_by_key(|(at, _)| *at);
     let Some((at, (name, is_of, least, most))) = found else { return pattern == line };
     let (literal, rest) = (&pattern[..at], &pattern[at + name.len()..]);
     let Some(line) = line.strip_prefix(literal) else { return false };

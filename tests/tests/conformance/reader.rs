@@ -39,8 +39,7 @@ fn parse(path: &Path, text: &str) -> Result<Section, String> {
 /// A case that judges nothing is none.
 fn fault(case: &Case) -> Option<&'static str> {
     let is_judged = |step: &Step| !matches!(step.act, Act::File { .. });
-    let is_open =
-        |step: &Step| matches!(&step.act, Act::Request(request) if request.answer.status == 0);
+    let is_open = |step: &Step| matches!(&step.act, Act::Request(request) if request.answer.status == 0);
     if !case.steps.iter().any(is_judged) {
         Some("the case neither runs a command nor sends a request")
     } else if case.steps.iter().any(is_open) {
@@ -130,11 +129,8 @@ impl Reader {
                 }
                 ">" => {
                     let (method, path) = rest.split_once(' ').ok_or("expected: > METHOD PATH")?;
-                    let request = Request {
-                        method: method.to_owned(),
-                        path: path.to_owned(),
-                        ..Request::default()
-                    };
+                    let request =
+                        Request { method: method.to_owned(), path: path.to_owned(), ..Request::default() };
                     let act = Act::Request(request);
                     return self.step(Step { line: number, is_later, act }, Part::Request);
                 }

@@ -30,9 +30,8 @@ pub struct Stage<'c> {
 
 impl<'c> Stage<'c> {
     pub fn new(cluster: &'c Cluster) -> Self {
-        let directory = |program: &Path| {
-            program.parent().expect("a program lies in a directory").display().to_string()
-        };
+        let directory =
+            |program: &Path| program.parent().expect("a program lies in a directory").display().to_string();
         let m1 = cluster.machine("m1");
         let client = m1.fleetctl_command().expect("m1 runs");
         let client = directory(Path::new(client.get_program()));
