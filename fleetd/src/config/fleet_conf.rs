@@ -124,9 +124,6 @@ fn meaning(key: &Key, text: &str) -> (Value, Vec<String>) {
             let value = if doubt.is_some() { Value::Boolean(false) } else { same };
             (value.clone(), doubt.into_iter().chain(without_effect(key, &value)).collect())
         }
-        "verbosity" | "token_limit" if text.parse::<i64>().is_err() => {
-            (Value::Integer(0), vec![format!("{name} = {text}: not a number; taken as 0, as fleet 1.0 did")])
-        }
         _ => (same.clone(), without_effect(key, &same).into_iter().collect()),
     }
 }
@@ -134,7 +131,8 @@ fn meaning(key: &Key, text: &str) -> (Value, Vec<String>) {
 /// What to say of a key that means nothing here; nothing if it asks for nothing either.
 pub(super) fn without_effect(key: &Key, value: &Value) -> Option<String> {
     let asks_for_nothing = super::value::boolean(value) == Ok(false);
-    (key.applies == Applies::Nowhere && !asks_for_nothing).then(|| format!("{}: {}", key.name, key.help))
+    (key.applies == Applies::Nowhere && !asks_for_nothing)
+        .then(|| format!("Config option {} is no longer supported - ignoring: {}", key.name, key.help))
 }
 
 /// `k=v[,k=v...]`: both sides trimmed, items without `=` dropped, the last of the same key counts, empty ones are kept.
