@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_api::v2::{JoinMode, JoinReport, JoinRequest};
-use fleet_core::records::{ClusterRecord, Extra, SCHEMA, Settings, Stamp, Versioned};
+use fleet_core::records::{ClusterRecord, Extra, SCHEMA, Settings, Stamp};
 use fleet_core::{ClusterId, Epoch, MachineId, Revision};
 use fleet_registry::Registry;
 use fleet_registry::embedded::{EmbeddedStore, OpenError};
 use fleet_registry::keys::{Area, DEFAULT_PREFIX, Key, Keys};
+use fleet_registry::registry::arrival::Merged;
 use fleet_registry::registry::cluster::Created;
 use fleet_registry::registry::document::Export;
-use fleet_registry::registry::export::{Imported, Merged};
+use fleet_registry::registry::import::{Imported, Importer};
 use fleet_registry::registry::{Asked, RegistryError};
 use fleet_registry::store::StoreKind;
 use tokio::sync::{Notify, watch};
@@ -39,14 +40,30 @@ pub enum JoinError {
     #[error("this machine has no store of its own to come from; it is what `fleetctl cluster status` says")]
     NothingToMove,
     #[error(
-        "the cluster has units of the same names: {}; destroy or rename them on one of both sides, or use --abandon",
+        "the cluster has units of the same names: {}; destroy or rename them there, or use --abandon",
         names.join(", ")
     )]
     Taken { names: Vec<String> },
     #[error(
+        "the cluster has these units of this machine's own store on other machines: {}; they have moved since, or the \
+         store is a copy of another machine's. The cluster's word counts: stop fleetd, move {} away and start it",
+        names.join(", "), store.display()
+    )]
+    Elsewhere { names: Vec<String>, store: PathBuf },
+    #[error(
+        "the store holds this machine's own cluster {cluster} with its units, made from an export: a join cannot give \
+         them up. Use --adopt, and destroy what is not wanted"
+    )]
+    NotAbandoned { cluster: ClusterId },
+    #[error(
         "{path} holds something else already ({sample}); choose another etcd_key_prefix, or remove what is there"
     )]
     NotEmpty { path: String, sample: String },
+    #[error(
+        "cluster {cluster} is being imported into the store, begun by {by}; send the same request again when that is \
+         done. If it broke off, repeat it; if it is not wanted any more, remove everything below {path}"
+    )]
+    Underway { cluster: ClusterId, by: String, path: String },
     #[error(
         "the session did not join cluster {cluster} within {JOINS_WITHIN:?}; send the same request again"
     )]
@@ -106,18 +123,26 @@ impl Join {
             done: false,
         };
         let is_ours = found.as_ref().is_some_and(|cluster| cluster.value.id == export.cluster.id);
-        if request.mode == JoinMode::Adopt && found.is_some() && !is_ours {
-            self.refuse_taken(&export).await?;
+        match request.mode {
+            JoinMode::Abandon if is_ours => {
+                return Err(JoinError::NotAbandoned { cluster: export.cluster.id });
+            }
+            JoinMode::Adopt if found.is_some() => self.refuse_taken(&export).await?,
+            JoinMode::Abandon | JoinMode::Adopt => {}
         }
         if !request.yes {
             return Ok(report);
         }
         report.to = match (request.mode, found) {
-            // Somebody imported an export of it: this machine anchors anew by itself.
-            (_, Some(cluster)) if is_ours => self.joined(&cluster.value.id).await?,
             (JoinMode::Adopt, None) => self.move_all(&export, asked).await?,
-            (JoinMode::Adopt, Some(_)) => {
-                let cluster = self.enter(&export, asked).await?;
+            (JoinMode::Adopt, Some(cluster)) => {
+                // Somebody imported an export of it: this machine anchors anew by itself, and what was asked of its
+                // own store since then comes after it.
+                let cluster = if is_ours {
+                    self.joined(&cluster.value.id).await?
+                } else {
+                    self.enter(&cluster.value.id, &export, asked).await?
+                };
                 match self.registry.take_in(&export, &self.machine, asked).await? {
                     Merged::Done { units } => info!(units, %cluster, "taken in"),
                     Merged::Taken { names } => return Err(taken(&names)),
@@ -125,11 +150,11 @@ impl Join {
                 }
                 cluster
             }
-            (JoinMode::Abandon, Some(_)) => self.enter(&export, asked).await?,
+            (JoinMode::Abandon, Some(cluster)) => self.enter(&cluster.value.id, &export, asked).await?,
             (JoinMode::Abandon, None) => self.begin_anew(&export, asked).await?,
         }
         .to_string();
-        self.put_aside()?;
+        self.put_aside().await?;
         report.done = true;
         Ok(report)
     }
@@ -147,26 +172,63 @@ impl Join {
 
     async fn refuse_taken(&self, export: &Export) -> Result<(), JoinError> {
         let names = self.registry.taken(export).await?;
-        if names.is_empty() { Ok(()) } else { Err(taken(&names)) }
+        if !names.is_empty() {
+            return Err(taken(&names));
+        }
+        let names = self.registry.elsewhere(export, &self.machine).await?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let names = names.iter().map(ToString::to_string).collect();
+        Err(JoinError::Elsewhere { names, store: embedded_directory(&self.state_directory) })
     }
 
     /// The store is empty: the whole cluster moves, and keeps its id.
     async fn move_all(&self, export: &Export, asked: &Asked) -> Result<ClusterId, JoinError> {
-        match self.registry.import(export, asked).await? {
+        match self.registry.import(export, &self.importer(asked)).await? {
             Imported::Done { .. } => self.joined(&export.cluster.id).await,
             Imported::Exists { found } => Err(JoinError::NotJoined { cluster: found }),
             Imported::NotEmpty { sample } => {
                 Err(JoinError::NotEmpty { path: self.registry.keys().prefix().to_owned(), sample })
             }
+            Imported::OtherMember { cluster } => Err(JoinError::NotJoined { cluster }),
+            Imported::Underway { by } => Err(JoinError::Underway {
+                cluster: by.cluster,
+                by: by.begun.by,
+                path: self.registry.keys().prefix().to_owned(),
+            }),
         }
     }
 
+    fn importer<'a>(&'a self, asked: &'a Asked) -> Importer<'a> {
+        let member = self.member.get().map(|member| (member.cluster, member.epoch));
+        Importer { machine: &self.machine, member, asked }
+    }
+
     /// Belongs to the store's cluster from here on, under an epoch above every order that this machine has seen.
-    async fn enter(&self, export: &Export, asked: &Asked) -> Result<ClusterId, JoinError> {
-        let seen = self.member.get().map_or(export.cluster.epoch, |m| m.epoch.max(export.cluster.epoch));
-        let raised = self.registry.raise_epoch(seen, asked).await?;
-        let Some(Versioned { value, .. }) = raised else { return Err(JoinError::NothingToMove) };
-        self.anchor(value.id, value.epoch).await
+    async fn enter(
+        &self,
+        cluster: &ClusterId,
+        export: &Export,
+        asked: &Asked,
+    ) -> Result<ClusterId, JoinError> {
+        let member = self.member.get();
+        if member.is_some_and(|member| member.cluster == *cluster) {
+            // An earlier attempt came as far as that.
+            return self.joined(cluster).await;
+        }
+        let raised = self.registry.raise_epoch(self.seen(export), asked).await?;
+        match raised.map(|raised| raised.value) {
+            Some(record) if record.id == *cluster => {
+                self.anchor(export, record.id, record.epoch, asked).await
+            }
+            Some(_) | None => Err(JoinError::NotJoined { cluster: cluster.clone() }),
+        }
+    }
+
+    /// The highest epoch of any order that this machine may have.
+    fn seen(&self, export: &Export) -> Epoch {
+        self.member.get().map_or(export.cluster.epoch, |member| member.epoch.max(export.cluster.epoch))
     }
 
     /// The store is empty and the units are given up: a new cluster, above what this machine has seen.
@@ -175,22 +237,41 @@ impl Join {
         let record = ClusterRecord {
             v: SCHEMA,
             id: id.clone(),
-            epoch: Epoch(export.cluster.epoch.0 + 1),
+            epoch: Epoch(self.seen(export).0 + 1),
             features: BTreeSet::new(),
             settings: Settings::default(),
             created: Stamp { at: asked.at, by: asked.by.clone(), why: "units were abandoned".to_owned() },
             extra: Extra::new(),
         };
         match self.registry.create_cluster(&record).await? {
-            Created::Done(_) => self.anchor(id, record.epoch).await,
-            Created::Exists(_) => self.enter(export, asked).await,
+            Created::Done(_) => self.anchor(export, id, record.epoch, asked).await,
+            Created::Exists(found) => self.enter(&found.value.id, export, asked).await,
             Created::NotEmpty { sample, .. } => {
                 Err(JoinError::NotEmpty { path: self.registry.keys().prefix().to_owned(), sample })
             }
         }
     }
 
-    async fn anchor(&self, cluster: ClusterId, epoch: Epoch) -> Result<ClusterId, JoinError> {
+    /// Belongs to that cluster from here on, whatever is in the store now; for an import that is about to fill it.
+    ///
+    /// # Errors
+    /// `Member`; then nothing has changed.
+    pub async fn belong(&self, cluster: ClusterId, epoch: Epoch) -> Result<(), JoinError> {
+        let kind = self.registry.store().kind();
+        self.member.anchor(kind, cluster, epoch, 0, Revision(0))?;
+        self.doubt.notify_one();
+        Ok(())
+    }
+
+    /// The operator's word on the machine goes ahead of it.
+    async fn anchor(
+        &self,
+        export: &Export,
+        cluster: ClusterId,
+        epoch: Epoch,
+        asked: &Asked,
+    ) -> Result<ClusterId, JoinError> {
+        self.registry.announce_arrival(export, &self.machine, asked).await?;
         self.member.anchor(StoreKind::Etcd, cluster.clone(), epoch, 0, Revision(0))?;
         self.joined(&cluster).await
     }
@@ -208,12 +289,19 @@ impl Join {
         }
     }
 
-    /// Kept beside the state, under a name that nothing opens.
-    fn put_aside(&self) -> Result<(), JoinError> {
-        let path = embedded_directory(&self.state_directory);
-        let name = (1..).map(|number| self.state_directory.join(format!("registry.moved.{number}")));
-        let aside = name.into_iter().find(|path| !path.exists()).unwrap_or_else(|| path.clone());
-        std::fs::rename(&path, &aside).map_err(|source| JoinError::PutAside { path, source })?;
+    /// Kept beside the state, under a name that nothing opens, also after a power cut.
+    async fn put_aside(&self) -> Result<(), JoinError> {
+        let (path, directory) = (embedded_directory(&self.state_directory), self.state_directory.clone());
+        let from = path.clone();
+        let moved = tokio::task::spawn_blocking(move || {
+            let name = (1..).map(|number| directory.join(format!("registry.moved.{number}")));
+            let aside = name.into_iter().find(|path| !path.exists()).unwrap_or_else(|| from.clone());
+            std::fs::rename(&from, &aside)?;
+            std::fs::File::open(&directory)?.sync_all()?;
+            Ok(aside)
+        });
+        let moved = moved.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let aside = moved.map_err(|source| JoinError::PutAside { path, source })?;
         info!(to = %aside.display(), "this machine's own store was put aside");
         Ok(())
     }
@@ -234,16 +322,4 @@ fn taken(names: &[unit_files::UnitName]) -> JoinError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_store_whose_opening_breaks_off_is_told_and_not_taken_for_none() {
-        let error = apart::<()>(|| panic!("a page out of bounds")).await.unwrap_err();
-        assert!(
-            matches!(&error, JoinError::BrokeOff { what } if what.contains("a page out of bounds")),
-            "{error}"
-        );
-        assert!(error.to_string().contains("nothing was changed"), "{error}");
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@
 //! | [`peer`] | one machine's fleetd asks another's |
 //! | [`agent`] | makes this machine's systemd obey its orders |
 //! | [`notify`] | what systemd is told |
+//! | [`runtime`] | the threads that all of it runs on |
 //! | [`memory`] | what a burst left behind is given back |
 //! | [`engine`] | one elected leader turns units and machines into orders |
 //!
@@ -28,6 +29,7 @@ pub mod member;
 pub mod memory;
 pub mod notify;
 pub mod peer;
+pub mod runtime;
 pub mod session;
 pub mod store;
 pub mod wire;

@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::error::{ContextKind, ErrorKind};
@@ -19,6 +18,7 @@ use fleetd::config::{self, Config, Format, Sources};
 use fleetd::identity::Identity;
 use fleetd::memory;
 use fleetd::notify;
+use fleetd::runtime;
 use fleetd::store::{self, Opened};
 use fleetd::wire::{Daemon, DaemonOptions, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
@@ -166,12 +166,7 @@ fn start(sources: Sources) -> anyhow::Result<()> {
     // It changes the environment, which threads would see.
     let passed = passed::take()?;
     // One thread serves everything that may wait; leases renew on threads of their own.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(4)
-        .thread_keep_alive(Duration::from_secs(5))
-        .build()
-        .context("cannot make a runtime")?;
+    let runtime = runtime::build().context("cannot start fleetd's threads; see TasksMax= of its service")?;
     runtime.block_on(run(loaded.config, reloader, passed))
 }
 

@@ -17,7 +17,7 @@ use fleet_registry::store::{LeaseId, Range, Select, Store, StoreError, StoreKind
 
 use tracing::warn;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::member::{MemberError, MemberFile};
 
 /// Below the state directory.
@@ -35,8 +35,6 @@ pub struct Opened {
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenStoreError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     #[error(transparent)]
     Member(#[from] MemberError),
     #[error("the etcd client cannot be made: {0}")]
@@ -99,7 +97,7 @@ async fn end_leases(store: &EmbeddedStore) -> Result<(), StoreError> {
 }
 
 fn etcd(config: &Config) -> Result<Opened, OpenStoreError> {
-    let options = etcd_options(config)?;
+    let options = etcd_options(config);
     let store = EtcdStore::new(&options).map_err(OpenStoreError::Etcd)?;
     Ok(Opened { store: Arc::new(store), lease: leases(move || EtcdStore::new(&options)) })
 }
@@ -114,27 +112,16 @@ fn leases<S: Store>(
     })
 }
 
-fn etcd_options(config: &Config) -> Result<EtcdOptions, ConfigError> {
-    let read = |key: &'static str, path: &Option<PathBuf>| match path {
-        None => Ok(None),
-        Some(path) => std::fs::read(path).map(Some).map_err(|source| ConfigError::Credential {
-            key,
-            path: path.clone(),
-            source,
-        }),
-    };
-    let ca = read("etcd_cafile", &config.etcd_cafile)?;
-    let certificate = read("etcd_certfile", &config.etcd_certfile)?;
-    let key = read("etcd_keyfile", &config.etcd_keyfile)?;
-    let identity = certificate.zip(key);
+fn etcd_options(config: &Config) -> EtcdOptions {
     let is_tls = config.etcd_servers.iter().any(|url| url.starts_with("https://"));
-    Ok(EtcdOptions {
+    let identity = config.etcd_certfile.clone().zip(config.etcd_keyfile.clone());
+    EtcdOptions {
         request_timeout: config.etcd_request_timeout,
         user: (!config.etcd_username.is_empty())
-            .then(|| (config.etcd_username.clone(), config.etcd_password.clone())),
-        tls: is_tls.then_some(EtcdTls { ca, identity }),
+            .then(|| (config.etcd_username.clone(), config.etcd_password.expose().to_owned())),
+        tls: is_tls.then(|| EtcdTls { ca: config.etcd_cafile.clone(), identity }),
         ..EtcdOptions::new(config.etcd_servers.clone())
-    })
+    }
 }
 
 impl std::fmt::Debug for Opened {

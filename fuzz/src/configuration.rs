@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -47,12 +48,12 @@ fn written(bytes: &[u8]) -> PathBuf {
     })
 }
 
-fn environment<'t>(pairs: impl Iterator<Item = (&'t str, &'t str)>) -> BTreeMap<String, String> {
+fn environment<'t>(pairs: impl Iterator<Item = (&'t str, &'t str)>) -> BTreeMap<String, OsString> {
     let secret = |name: &str| KEYS.iter().any(|key| key.is_secret && key.name == name);
     pairs
         .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
         .map(|(name, value)| if secret(&name) { (name, format!("{SECRET}{value}")) } else { (name, value) })
-        .map(|(name, value)| (format!("FLEET_{}", name.to_ascii_uppercase()), value))
+        .map(|(name, value)| (format!("FLEET_{}", name.to_ascii_uppercase()), value.into()))
         .collect()
 }
 

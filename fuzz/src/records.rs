@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use fleet_core::plan::{Policy, plan};
 use fleet_core::records::{
-    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, LeaderRecord, LostRecord, MachineRecord, Order,
-    Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord, WitnessRecord,
+    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, ImportRecord, LeaderRecord, LostRecord,
+    MachineRecord, Order, Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord, WitnessRecord,
 };
 use fleet_core::world::World;
 use fleet_core::{Span, Term, Timestamp};
@@ -64,7 +64,11 @@ fn parsed(keys: &Keys, bytes: &[u8]) -> Option<Key> {
     assert!(keys.area(&Area::One(key.clone())).contains(bytes));
     let areas = [Area::all(), vec![Area::Contents, Area::Events]].concat();
     let within = areas.iter().filter(|area| keys.area(area).contains(bytes)).count();
-    assert_eq!(within, usize::from(!matches!(key, Key::Witness(_))), "{key:?} lies in one area");
+    assert_eq!(
+        within,
+        usize::from(!matches!(key, Key::Import | Key::Witness(_))),
+        "{key:?} lies in one area"
+    );
     if let Key::Event(id) = &key {
         assert_eq!(EventId::parse(&id.to_string()).as_ref(), Ok(id));
     }
@@ -82,6 +86,7 @@ fn prefix(bytes: &[u8]) {
 fn every_record(value: &[u8]) {
     record::<ClusterRecord>(value);
     record::<HoldRecord>(value);
+    record::<ImportRecord>(value);
     record::<BrakeRecord>(value);
     record::<LeaderRecord>(value);
     record::<UnitRecord>(value);
@@ -152,7 +157,8 @@ fn stored(keys: &Keys, found: &BTreeMap<Key, &[u8]>) -> Snapshot {
 }
 
 fn together(snapshot: &Snapshot, found: &BTreeMap<Key, &[u8]>) {
-    let is_read = |key: &&Key| !matches!(key, Key::Content(_) | Key::Event(_) | Key::Witness(_));
+    let is_read =
+        |key: &&Key| !matches!(key, Key::Import | Key::Content(_) | Key::Event(_) | Key::Witness(_));
     let is_alone = |key: &&Key| matches!(key, Key::Cluster | Key::Hold | Key::Brake | Key::Leader);
     let unreadable: Vec<&Key> = snapshot.undecodable.iter().map(|one| &one.key).collect();
     assert!(unreadable.iter().all(|key| found.contains_key(key)));

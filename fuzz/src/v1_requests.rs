@@ -345,6 +345,7 @@ impl SessionView for Views {
             is_connected: true,
             trust: Some(Trust::Own),
             cluster: Some((ClusterId::parse("ours").expect("letters are an id"), Epoch(1))),
+            member: Some(ClusterId::parse("ours").expect("letters are an id")),
             has_presence: true,
             text: String::new(),
         }

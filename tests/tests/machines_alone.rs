@@ -99,3 +99,77 @@ fn a_machine_brings_its_units_into_a_cluster_and_refuses_names_that_are_taken() 
     assert!(m1.journal("fleetd.service").unwrap().contains("etcd_servers is not set"));
     assert_eq!(run_of(&m1, "a.service"), before["a.service"]);
 }
+
+#[test]
+fn a_backup_comes_back_on_a_machine_that_has_lost_its_state_and_its_units_run_on() {
+    let cluster = Cluster::up(alone("backup"));
+    let m1 = cluster.machine("m1");
+    cluster.start_all([("a.service", SLEEPS), ("b.service", SLEEPS)]);
+    let before = runs_of(&m1, &["a.service", "b.service"]);
+    cluster.await_row("a.service", "its row to be written", |row| row.active == "active");
+    let backup = std::path::PathBuf::from(cluster.file("empty", "")).with_file_name("backup.json");
+    let backup = backup.to_str().expect("the lab's paths are text");
+    let exported = m1.fleetctl(&["cluster", "export", backup]).unwrap();
+    assert!(exported.status.success(), "{}", exported.stderr);
+    m1.systemctl(&["stop", "fleetd.service"]).expect("fleetd can be stopped");
+    m1.run(&["sh", "-c", "rm -rf /var/lib/fleet/*"]).expect("its state can be lost");
+    m1.systemctl(&["start", "fleetd.service"]).expect("fleetd begins anew");
+    cluster.await_present(1);
+    assert_eq!(runs_of(&m1, &["a.service", "b.service"]), before);
+    let dry = m1.fleetctl(&["cluster", "import", backup]).unwrap();
+    assert!(
+        dry.stdout.contains("Would stop nothing") && !dry.status.success(),
+        "{} {}",
+        dry.stdout,
+        dry.stderr
+    );
+    let imported = m1.fleetctl(&["cluster", "import", "--yes", backup]).unwrap();
+    assert!(imported.status.success(), "{}", imported.stderr);
+    for unit in ["a.service", "b.service"] {
+        cluster.await_row(unit, "its order to be carried out", |row| row.active == "active");
+    }
+    assert_eq!(runs_of(&m1, &["a.service", "b.service"]), before);
+    // Orders of the cluster that came back are obeyed.
+    cluster.ok(&["stop", "a.service"]);
+    assert!(!m1.is_unit_populated("a.service"));
+    cluster.start("c.service", SLEEPS);
+    assert_eq!(run_of(&m1, "b.service"), before["b.service"]);
+}
+
+#[test]
+fn two_machines_that_join_one_empty_etcd_at_once_keep_their_units_each() {
+    let options = LabOptions::for_test("join-both").machines(2);
+    let options =
+        options.machine_config("m1", "etcd_servers", "[]").machine_config("m2", "etcd_servers", "[]");
+    let cluster = Cluster::boot(options);
+    let machines = [cluster.machine("m1"), cluster.machine("m2")];
+    let units = ["a.service", "b.service"];
+    for (machine, unit) in machines.iter().zip(units) {
+        let path = cluster.file(unit, SLEEPS);
+        let started = machine.fleetctl(&["start", &path]).unwrap();
+        assert!(started.status.success(), "{}", started.stderr);
+    }
+    let before = [run_of(&machines[0], units[0]), run_of(&machines[1], units[1])];
+    for machine in &machines {
+        configure(machine, ETCD);
+    }
+    std::thread::scope(|scope| {
+        for machine in &machines {
+            scope.spawn(|| {
+                // Whoever comes second is told so, and asks again.
+                wait_until(SOON, "the machine to have joined", || {
+                    let joined = machine.fleetctl(&["machine", "join", "--adopt", "--yes"]).unwrap();
+                    joined.status.success()
+                });
+            });
+        }
+    });
+    cluster.await_present(2);
+    for ((machine, unit), before) in machines.iter().zip(units).zip(&before) {
+        cluster.await_row(unit, "it to be known where it runs", |row| {
+            row.active == "active" && row.machine == machine.machine_id()
+        });
+        assert_eq!(run_of(machine, unit), *before);
+    }
+    assert!(!machines[0].is_unit_populated("b.service") && !machines[1].is_unit_populated("a.service"));
+}

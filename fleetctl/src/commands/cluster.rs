@@ -37,11 +37,9 @@ pub enum Action {
     )]
     Adopt(Adopt),
     /// Print the cluster as a document: a backup, or what another store is filled from
-    #[command(
-        after_help = "Examples:\n  fleetctl cluster export >cluster.json\n  fleetctl cluster export cluster.json"
-    )]
+    #[command(after_help = "Examples:\n  fleetctl cluster export cluster.json")]
     Export(Export),
-    /// Make the cluster of an export in a store that has none; prints what it would hold
+    /// Make the cluster of an export in a store that has none, or none with units; prints what would stop and start
     #[command(
         after_help = "Examples:\n  fleetctl cluster import cluster.json\n  fleetctl cluster import --yes cluster.json"
     )]
@@ -143,8 +141,12 @@ fn status_text(view: &ClusterView) -> String {
     lines.push((
         "Machines",
         known(format!(
-            "{} present, {} missing, {} lost, {} cordoned",
-            counts.present, counts.missing, counts.lost, counts.cordoned
+            "{} present, {} missing, {} lost, {}{} cordoned",
+            counts.present,
+            counts.missing,
+            counts.lost,
+            if counts.expected > 0 { format!("{} expected, ", counts.expected) } else { String::new() },
+            counts.cordoned
         )),
     ));
     lines.push(("Units", known(view.units.to_string())));
@@ -230,7 +232,7 @@ async fn adopt(connection: &Connection, command: Adopt) -> anyhow::Result<Exit> 
     Ok(Exit::FAILED)
 }
 
-fn effects(verb: &str, effects: &[AdoptEffect]) -> String {
+pub(super) fn effects(verb: &str, effects: &[AdoptEffect]) -> String {
     if effects.is_empty() {
         return format!("{verb} nothing.\n");
     }

@@ -19,7 +19,7 @@ pub struct ListMachines {
     /// Columns, separated by commas.
     #[arg(long, value_name = "FIELDS", default_value = "machine,ip,metadata")]
     pub fields: String,
-    /// Also machines that are lost.
+    /// Also machines that are lost, or have not come since an import.
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]
     pub all: bool,
@@ -66,8 +66,9 @@ pub async fn run(connection: &Connection, command: ListMachines) -> anyhow::Resu
     };
     if !command.all {
         // Scripts take the first column as the machines that are there.
-        list.machines
-            .retain(|machine| !matches!(machine.state, MachineState::Lost | MachineState::Forgotten));
+        list.machines.retain(|machine| {
+            !matches!(machine.state, MachineState::Lost | MachineState::Expected | MachineState::Forgotten)
+        });
     }
     list.machines.sort_by(|a, b| a.id.cmp(&b.id));
     if output.is_json() {

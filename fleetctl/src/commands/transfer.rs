@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use fleet_api::v2::{ImportRequest, JoinMode, JoinReport, JoinRequest};
 
-use super::cluster::{Export, Import};
+use super::cluster::{Export, Import, effects};
 use super::machine::Join;
 use crate::change;
 use crate::connection::Connection;
@@ -64,6 +64,15 @@ pub async fn import(connection: &Connection, command: Import) -> anyhow::Result<
             "{verb} cluster {} with {} units and {} machines; its epoch is then {}.",
             report.cluster, report.units, report.machines, report.epoch
         ))?;
+        output::line(format!("Newest change in it: {}.", output::time_text(report.newest)))?;
+        let (stops, starts) = if report.done { ("Stops", "Starts") } else { ("Would stop", "Would start") };
+        output::raw(effects(stops, &report.would_stop))?;
+        output::raw(effects(starts, &report.would_start))?;
+        if report.machines > 1 {
+            output::line(
+                "The other machines follow the document when they come; what that stops or starts there is not known here.",
+            )?;
+        }
     }
     if report.done {
         return Ok(Exit::DONE);

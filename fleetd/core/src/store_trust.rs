@@ -75,8 +75,10 @@ impl Trust {
         match self {
             Trust::Own | Trust::Join | Trust::Create | Trust::Reanchor { .. } => String::new(),
             Trust::Empty => {
-                "the store is empty although this machine belongs to a cluster; nothing is stopped. \
-                             Check `etcd_servers` and `etcd_key_prefix`, or restore a backup of the store"
+                "the store is empty although this machine belongs to a cluster; nothing is stopped. If another store is \
+                 meant, correct `etcd_servers` and `etcd_key_prefix`. Else fill it: `fleetctl cluster import FILE`, \
+                 `fleetctl machine join`, or restore a backup of the store. To begin anew without its units, stop \
+                 fleetd, remove member.json from its state directory and start it"
                     .to_owned()
             }
             Trust::Foreign { found } => format!(

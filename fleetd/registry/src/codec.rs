@@ -7,8 +7,9 @@
 
 use fleet_core::Revision;
 use fleet_core::records::{
-    BrakeRecord, ClusterRecord, EventRecord, Extra, HoldRecord, LeaderRecord, LostRecord, MachineRecord,
-    Order, Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord, raise,
+    BrakeRecord, ClusterRecord, EventRecord, Extra, HoldRecord, ImportRecord, LeaderRecord, LostRecord,
+    MachineRecord, Order, Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord,
+    raise,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,7 @@ macro_rules! records {
 records! {
     ClusterRecord => "a cluster record",
     HoldRecord => "a hold",
+    ImportRecord => "the record of an import",
     BrakeRecord => "a brake record",
     LeaderRecord => "a leader record",
     UnitRecord => "a unit record",

@@ -63,6 +63,7 @@ impl fmt::Display for EventId {
 pub enum Key {
     Cluster,
     Hold,
+    Import,
     Brake,
     Leader,
     Unit(UnitName),
@@ -83,6 +84,7 @@ impl fmt::Display for Key {
         match self {
             Key::Cluster => f.write_str("cluster"),
             Key::Hold => f.write_str("hold"),
+            Key::Import => f.write_str("import"),
             Key::Brake => f.write_str("brake"),
             Key::Leader => f.write_str("engine/leader"),
             Key::Unit(unit) => write!(f, "units/{unit}"),
@@ -203,6 +205,7 @@ impl Keys {
         let (area, name) = match self.name(key)? {
             "cluster" => return Some(Key::Cluster),
             "hold" => return Some(Key::Hold),
+            "import" => return Some(Key::Import),
             "brake" => return Some(Key::Brake),
             "engine/leader" => return Some(Key::Leader),
             other => other.split_once('/')?,
@@ -242,6 +245,7 @@ mod tests {
         let all = [
             Key::Cluster,
             Key::Hold,
+            Key::Import,
             Key::Brake,
             Key::Leader,
             Key::Unit(unit.clone()),

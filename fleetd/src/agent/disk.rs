@@ -13,9 +13,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use fleet_core::OrderNumber;
 use fleet_core::reconcile::DiskRecord;
 use fleet_core::records::{READS, raise};
+use fleet_core::{Epoch, OrderNumber};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -87,7 +87,8 @@ impl SharedDisk {
         SharedDisk(Arc::new(Mutex::new(disk)))
     }
 
-    /// What was begun is finished, also if the future is dropped.
+    /// What was begun is finished, also if the future is dropped. fleetd's runtime keeps a thread for it, so that it waits
+    /// rather than panics where no other one can be had.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Disk) -> io::Result<T> + Send + 'static,
@@ -363,6 +364,22 @@ fn read_log(path: &Path, bytes: &[u8]) -> Result<(Restored, BTreeMap<ContentHash
     Ok((restored, texts))
 }
 
+/// The highest epoch of an order that the machine has accepted, whatever cluster gave it; 0 if there is none. Reads only.
+///
+/// # Errors
+/// The log cannot be read, or is a later release's.
+pub(super) fn accepted_epoch(directory: &Path) -> Result<Epoch, AgentError> {
+    let path = directory.join(LOG);
+    let bytes = read_bytes(&path).map_err(|source| AgentError::Disk {
+        operation: "read",
+        path: path.clone(),
+        source,
+    })?;
+    let (known, _) = read_log(&path, &bytes)?;
+    let numbers = known.records.values().map(|record| record.order.number);
+    Ok(numbers.chain([known.floor]).max().unwrap_or_default().epoch)
+}
+
 fn read_contents(directory: &Path) -> io::Result<BTreeSet<ContentHash>> {
     let mut found = BTreeSet::new();
     let entries = match fs::read_dir(directory) {
@@ -407,6 +424,8 @@ mod tests {
         let (_disk, restored) = Disk::open(directory.path()).unwrap();
         assert_eq!(numbers(&restored), [("a.service".to_owned(), 3)]);
         assert_eq!(restored.floor, floor);
+        assert_eq!(accepted_epoch(directory.path()).unwrap(), an_order(3).number.epoch);
+        assert_eq!(accepted_epoch(&directory.path().join("none")).unwrap(), Epoch(0));
     }
 
     #[test]

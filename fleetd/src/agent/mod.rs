@@ -32,11 +32,11 @@ mod tests;
 mod texts;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fleet_core::Timestamp;
+use fleet_core::{Epoch, Timestamp};
 
 pub use error::AgentError;
 pub use registry::{AgentRegistry, Committed, FeedEvent, FeedView, OrdersFeed, RegistryFault, Report};
@@ -74,6 +74,15 @@ impl AgentOptions {
             clock: Arc::new(wall_clock),
         }
     }
+}
+
+/// The highest epoch of an order that this machine has accepted from whatever cluster; 0 if there is none. What orders it
+/// from now on has to be above that, or is refused as outdated. Blocks for a read of the agent's log.
+///
+/// # Errors
+/// The log cannot be read, or is a later release's.
+pub fn accepted_epoch(state_directory: &Path) -> Result<Epoch, AgentError> {
+    disk::accepted_epoch(state_directory)
 }
 
 impl std::fmt::Debug for AgentOptions {

@@ -127,7 +127,7 @@ impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Failure {
         match error {
             RegistryError::Store { error, .. } => Failure::from(error),
-            RegistryError::Contended { .. } => {
+            RegistryError::Contended { .. } | RegistryError::OnHold { .. } => {
                 Failure::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
             RegistryError::Codec { .. } | RegistryError::ContentMissing(_) => {

@@ -4,10 +4,12 @@
 //! address others can reach is refused here as well as in the configuration, unless clients show certificates.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::passed::{Passed, Socket};
@@ -33,6 +35,11 @@ pub enum ListenError {
     NotLoopback { address: SocketAddr },
     #[error("the socket {name}, which systemd passed, cannot be used; correct the .socket unit of fleetd")]
     Passed { name: String, source: io::Error },
+    #[error(
+        "every user of this machine may open the socket {name} ({address}), which systemd passed, and with it be root: \
+         in the .socket unit of fleetd, set ListenStream= to a path, SocketMode=0660 and SocketGroup={GROUP}"
+    )]
+    OpenToAll { name: String, address: String },
     #[error(transparent)]
     Certificate(#[from] CertificateError),
 }
@@ -71,7 +78,7 @@ fn adopt(passed: Passed, asks_for_certificates: bool) -> Result<Listener, Listen
     let failed = |source| ListenError::Passed { name: name.clone(), source };
     let listener = match socket {
         Socket::Unix(socket) => {
-            warn_if_open_to_all(&socket, &name);
+            guarded(&socket, &name)?;
             UnixListener::from_std(socket).map(Listener::Unix).map_err(failed)?
         }
         Socket::Tcp(socket) => {
@@ -84,18 +91,23 @@ fn adopt(passed: Passed, asks_for_certificates: bool) -> Result<Listener, Listen
     Ok(listener)
 }
 
-/// systemd lets everybody open a socket unless its unit says otherwise.
-fn warn_if_open_to_all(socket: &std::os::unix::net::UnixListener, name: &str) {
-    let address = socket.local_addr().ok();
-    let meta =
-        address.as_ref().and_then(|address| address.as_pathname()).and_then(|path| path.metadata().ok());
-    if meta.is_some_and(|meta| meta.permissions().mode() & 0o002 != 0) {
-        tracing::warn!(
-            socket = name,
-            "every user of this machine may use the API, and with it be root: set SocketMode=0660 and \
-             SocketGroup={GROUP} in the .socket unit"
-        );
-    }
+/// systemd lets everybody open a socket unless its unit says otherwise, and nothing can guard one without a file.
+fn guarded(socket: &std::os::unix::net::UnixListener, name: &str) -> Result<(), ListenError> {
+    let failed = |source| ListenError::Passed { name: name.to_owned(), source };
+    let address = socket.local_addr().map_err(failed)?;
+    let shown = match (address.as_pathname(), address.as_abstract_name()) {
+        (Some(path), _) => {
+            // One whose file is gone can be opened by nobody new.
+            let mode = path.metadata().map_or(0, |meta| meta.permissions().mode());
+            if mode & 0o002 == 0 {
+                return Ok(());
+            }
+            format!("{}, mode {:04o}", path.display(), mode & 0o7777)
+        }
+        (None, Some(name)) => format!("@{}, in the abstract namespace", String::from_utf8_lossy(name)),
+        (None, None) => "without a name".to_owned(),
+    };
+    Err(ListenError::OpenToAll { name: name.to_owned(), address: shown })
 }
 
 /// Whether this listener is that address, which then needs no binding. `/var/run` leads to `/run`.
@@ -107,10 +119,25 @@ fn is_at(listener: &Listener, address: &Listen) -> bool {
             own.is_some_and(|own| own == path || resolved(own).is_some_and(|own| Some(own) == resolved(path)))
         }
         (Listener::Tcp(listener), Listen::Tcp(address)) => {
-            listener.local_addr().is_ok_and(|own| own == *address)
+            listener.local_addr().is_ok_and(|own| takes(own, is_ipv6_only(listener), *address))
         }
         _ => false,
     }
+}
+
+/// Whether connections to `address` come in at `own`. systemd binds a bare port for both families at once.
+fn takes(own: SocketAddr, is_ipv6_only: bool, address: SocketAddr) -> bool {
+    let (ip, asked) = (own.ip().to_canonical(), address.ip().to_canonical());
+    let is_everywhere = match ip {
+        IpAddr::V4(ip) => ip.is_unspecified() && asked.is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified() && (asked.is_ipv6() || !is_ipv6_only),
+    };
+    own.port() == address.port() && (ip == asked || is_everywhere)
+}
+
+fn is_ipv6_only(listener: &TcpListener) -> bool {
+    // Of a socket that is not of IPv6 it is an error to ask.
+    getsockopt(listener, sockopt::Ipv6V6Only).unwrap_or(false)
 }
 
 fn resolved(path: &Path) -> Option<PathBuf> {
@@ -168,5 +195,31 @@ fn hand_to_group(path: &Path) {
     };
     if let Err(error) = nix::unistd::chown(path, None, Some(group.gid)) {
         tracing::warn!(%error, path = %path.display(), group = GROUP, "cannot hand the socket to its group");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::takes;
+
+    #[test]
+    fn a_socket_for_all_addresses_takes_what_is_asked_of_each_of_them() {
+        for (own, is_ipv6_only, address, expected) in [
+            ("127.0.0.1:1", false, "127.0.0.1:1", true),
+            ("127.0.0.1:1", false, "127.0.0.1:2", false),
+            ("127.0.0.1:1", false, "127.0.0.2:1", false),
+            ("127.0.0.1:1", false, "0.0.0.0:1", false),
+            ("0.0.0.0:1", false, "10.0.0.1:1", true),
+            ("0.0.0.0:1", false, "[::1]:1", false),
+            ("[::]:1", false, "0.0.0.0:1", true),
+            ("[::]:1", false, "127.0.0.1:1", true),
+            ("[::]:1", false, "[::1]:1", true),
+            ("[::]:1", true, "0.0.0.0:1", false),
+            ("[::]:1", true, "[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", false, "127.0.0.1:1", true),
+        ] {
+            let takes = takes(own.parse().unwrap(), is_ipv6_only, address.parse().unwrap());
+            assert_eq!(takes, expected, "{own} {is_ipv6_only} {address}");
+        }
     }
 }

@@ -8,16 +8,20 @@
 //! |---|---|
 //! | [`ports`] | what the API asks of the other components |
 //! | [`listen`], [`passed`], [`server`] | sockets, connections and their limits |
+//! | `gate` | what strangers cost where they can connect |
 //! | [`tls`], `caller` | certificates of TCP listeners, and whom a client's names |
 //! | `origin` | keeps web pages away from TCP listeners without client certificates |
+//! | `bodies` | the memory that requests take |
 //! | `v1`, `v2` | the resources |
 //! | `units` | reading and writing unit records, for both versions |
 //! | `views` | records as wire types |
 //! | [`tools`] | `systemctl status` and `journalctl` on this machine |
 //! | `health`, `metrics` | for supervisors and monitoring |
 
+mod bodies;
 mod caller;
 mod failure;
+pub(crate) mod gate;
 mod health;
 mod in_path;
 pub mod listen;
@@ -111,8 +115,17 @@ pub struct Limits {
     pub v1_body: usize,
     /// Body of a v2 request that names many units, in bytes.
     pub v2_body: usize,
-    /// Open at once, of each listener: those of one take none from another.
+    /// TLS handshakes at once, of each listener, and as many that wait for a connection after theirs. With all taken,
+    /// whoever opens most makes room.
+    pub handshakes: usize,
+    /// Bodies that are not larger than `v1_body`, all that are taken in or answered at once, in bytes.
+    pub v1_bodies: usize,
+    /// The larger ones, as well.
+    pub v2_bodies: usize,
+    /// Open at once, after the handshake, of each listener: those of one take none from another.
     pub connections: usize,
+    /// Answers of other machines that are passed on at once: each is a connection there, and a program or two.
+    pub relays: usize,
     /// How long a client on TCP may leave what is sent to it unread.
     pub stall: Duration,
     /// The same on a unix socket, where a person may be reading a journal page by page.
@@ -133,7 +146,11 @@ impl Default for Limits {
             request: Duration::from_secs(8),
             v1_body: 1 << 20,
             v2_body: 32 << 20,
+            v1_bodies: 16 << 20,
+            v2_bodies: 64 << 20,
+            handshakes: 128,
             connections: 1024,
+            relays: 128,
             stall: Duration::from_secs(30),
             patience: Duration::from_secs(600),
             heartbeat: Duration::from_secs(5),

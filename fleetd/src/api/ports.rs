@@ -41,7 +41,10 @@ pub struct SessionReport {
     pub is_connected: bool,
     /// `None` until the store has been judged for the first time.
     pub trust: Option<Trust>,
+    /// The store's.
     pub cluster: Option<(ClusterId, Epoch)>,
+    /// The cluster that this machine belongs to, whatever the store holds.
+    pub member: Option<ClusterId>,
     pub has_presence: bool,
     /// What is wrong, with the remedy; empty if nothing is.
     pub text: String,
@@ -96,9 +99,15 @@ pub struct EngineReport {
     pub counters: Vec<(&'static str, u64)>,
 }
 
-/// This machine's move from a store of its own to the configured one.
+/// To which cluster this machine belongs, and its move to another store or cluster.
 #[async_trait]
 pub trait Joiner: Send + Sync + 'static {
+    /// What its disk says, whatever store is in front of it.
+    fn member(&self) -> Option<(ClusterId, Epoch)>;
+
+    /// Belongs to that cluster from here on, whatever is in the store now.
+    async fn belong(&self, cluster: ClusterId, epoch: Epoch) -> Result<(), Failure>;
+
     async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure>;
 }
 

@@ -14,7 +14,8 @@ use axum::routing::get;
 use fleet_api::paths;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::state::{Api, read_body};
+use super::bodies::Held;
+use super::state::Api;
 use super::{Failure, health, metrics, origin, v1, v2};
 
 pub(super) fn router(api: Api) -> Router {
@@ -58,7 +59,8 @@ async fn frame(State(api): State<Api>, request: Request, next: Next) -> axum::re
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = match received(&api, request).await {
         Err(failure) => failure.into_response(),
-        Ok(request) => match tokio::time::timeout(api.limits.request, next.run(request)).await {
+        // Held until the answer: what is made of a body takes as much again.
+        Ok((request, _held)) => match tokio::time::timeout(api.limits.request, next.run(request)).await {
             Ok(response) => response,
             Err(_) => late(&api, &method, &path).into_response(),
         },
@@ -77,7 +79,7 @@ fn signed(api: &Api, mut response: axum::response::Response) -> axum::response::
 }
 
 /// The request with its whole body, so that a slow client is not taken for a slow registry.
-async fn received(api: &Api, request: Request) -> Result<Request, Failure> {
+async fn received(api: &Api, request: Request) -> Result<(Request, Held), Failure> {
     let (head, body) = request.into_parts();
     if head.method == Method::POST && head.uri.path().starts_with(paths::V2) {
         // Also keeps web pages out: a browser asks before it sends this type to another origin.
@@ -89,8 +91,9 @@ async fn received(api: &Api, request: Request) -> Result<Request, Failure> {
         }
     }
     let limit = body_limit(api, &head);
-    match tokio::time::timeout(api.limits.body, read_body(body, limit)).await {
-        Ok(bytes) => Ok(Request::from_parts(head, Body::from(bytes?))),
+    match tokio::time::timeout(api.limits.body, api.bodies().read(body, limit)).await {
+        Ok(Ok((bytes, held))) => Ok((Request::from_parts(head, Body::from(bytes)), held)),
+        Ok(Err(failure)) => Err(failure),
         Err(_) => {
             let message = format!("the request's body did not arrive within {:?}", api.limits.body);
             Err(Failure::new(StatusCode::REQUEST_TIMEOUT, message))

@@ -15,6 +15,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::gate::{Gate, Opening, Room};
 use super::listen::{self, ListenError, Listener};
 use super::route::{guarded, router};
 use super::state::Api;
@@ -85,11 +86,12 @@ impl Service {
                     guarded(self.router.clone(), scheme, &self.hostname)
                 }
             };
-            let Limits { handshake, header, head, connections, .. } = self.limits;
+            let Limits { handshake, handshakes, header, head, connections, .. } = self.limits;
             let connections = Connections {
                 router,
                 tls,
                 handshake,
+                gate: Gate::new(Room { silent: handshakes, asking: handshakes }),
                 bounds: Bounds { header, head, stall, keep_alive: true },
                 slots: Arc::new(Semaphore::new(connections)),
                 tasks: tasks.clone(),
@@ -107,10 +109,13 @@ impl Service {
     }
 }
 
+#[derive(Clone)]
 struct Connections {
     router: Router,
     tls: Option<Arc<Tls>>,
     handshake: Duration,
+    /// Where there is TLS.
+    gate: Gate,
     bounds: Bounds,
     slots: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -127,7 +132,7 @@ impl Connections {
                 taken = self.next(&listener) => taken,
             };
             match taken {
-                Ok((stream, slot)) => self.serve(stream, slot),
+                Ok(newcomer) => self.serve(newcomer),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -136,50 +141,105 @@ impl Connections {
         }
     }
 
-    /// A slot first: with all of them taken, new clients wait in the kernel's queue.
-    async fn next(&self, listener: &Listener) -> std::io::Result<(Stream, OwnedSemaphorePermit)> {
-        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
-        let stream = match listener {
-            Listener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+    /// Whoever is let in without a handshake needs a slot first: with all of them taken, new clients wait in the kernel's
+    /// queue. A stranger is let come, and gets a slot after it has shown its certificate.
+    async fn next(&self, listener: &Listener) -> std::io::Result<Newcomer> {
+        if let (Listener::Tcp(listener), Some(tls)) = (listener, &self.tls) {
+            let (stream, from) = listener.accept().await?;
+            let opening = self.gate.enter(from.ip());
+            return Ok(Newcomer::Stranger(Stranger { stream, from, opening, tls: Arc::clone(tls) }));
+        }
+        let slot = self.slot().await;
+        match listener {
+            Listener::Unix(listener) => Ok(Newcomer::Unix(listener.accept().await?.0, slot)),
             Listener::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
-                Stream::Tcp(stream, from)
+                send_at_once(&stream, from);
+                Ok(Newcomer::Tcp(stream, slot))
             }
-        };
-        Ok((stream, slot))
+        }
     }
 
-    /// In a task of its own from here on: a handshake that takes its time holds up nobody, but takes a slot.
-    fn serve(&self, stream: Stream, slot: OwnedSemaphorePermit) {
-        let (router, bounds, shutdown) = (self.router.clone(), self.bounds, self.shutdown.clone());
-        let (tls, handshake, dropped) = (self.tls.clone(), self.handshake, self.dropped.clone());
-        let connection = async move {
-            let (stream, from) = match stream {
-                Stream::Unix(stream) => return serve_connection(stream, router, bounds, shutdown).await,
-                Stream::Tcp(stream, from) => (stream, from),
-            };
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, %from, "small answers may be late");
+    async fn slot(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// In a task of its own from here on: a handshake that takes its time holds up nobody.
+    fn serve(&self, newcomer: Newcomer) {
+        let own = self.clone();
+        self.tasks.spawn(async move {
+            let dropped = own.dropped.clone();
+            dropped.run_until_cancelled(own.answer(newcomer)).await;
+        });
+    }
+
+    async fn answer(self, newcomer: Newcomer) {
+        match newcomer {
+            Newcomer::Unix(stream, _slot) => self.connection(stream).await,
+            Newcomer::Tcp(stream, _slot) => self.connection(stream).await,
+            Newcomer::Stranger(stranger) => {
+                let admitted = self.shutdown.run_until_cancelled(self.admit(stranger)).await;
+                let Some(Some((Welcome { stream, name }, _slot))) = admitted else { return };
+                match name {
+                    Some(name) => caller::scope(name, self.connection(stream)).await,
+                    None => self.connection(stream).await,
+                }
             }
-            let Some(tls) = tls else { return serve_connection(stream, router, bounds, shutdown).await };
-            let welcome = shutdown.run_until_cancelled(tls.accept(stream, from, handshake)).await;
-            let Some(Some(Welcome { stream, name })) = welcome else { return };
-            let served = serve_connection(stream, router, bounds, shutdown);
-            match name {
-                Some(name) => caller::scope(name, served).await,
-                None => served.await,
+        }
+    }
+
+    /// Its handshake, then a slot, unless others need the room.
+    async fn admit(&self, stranger: Stranger) -> Option<(Welcome, OwnedSemaphorePermit)> {
+        let Stranger { stream, from, opening, tls } = stranger;
+        send_at_once(&stream, from);
+        let opened = async {
+            let welcome = tls.accept(stream, from, self.handshake).await?;
+            opening.asks();
+            match tokio::time::timeout(self.bounds.header, self.slot()).await {
+                Ok(slot) => Some((welcome, slot)),
+                Err(_) => {
+                    tls.refused(from, &"no connection became free for it");
+                    None
+                }
             }
         };
-        self.tasks.spawn(async move {
-            dropped.run_until_cancelled(connection).await;
-            drop(slot);
-        });
+        tokio::select! {
+            opened = opened => opened,
+            () = opening.closed() => {
+                tls.refused(from, &"it made room for others");
+                None
+            }
+        }
+    }
+
+    async fn connection<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        serve_connection(stream, self.router.clone(), self.bounds, self.shutdown.clone()).await;
     }
 }
 
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream, SocketAddr),
+/// Small answers are not held back for more to come.
+fn send_at_once(stream: &TcpStream, from: SocketAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %from, "small answers may be late");
+    }
+}
+
+/// A connection that was taken from the kernel's queue.
+enum Newcomer {
+    Unix(UnixStream, OwnedSemaphorePermit),
+    Tcp(TcpStream, OwnedSemaphorePermit),
+    Stranger(Stranger),
+}
+
+/// One whose certificate has not been seen yet.
+struct Stranger {
+    stream: TcpStream,
+    from: SocketAddr,
+    opening: Opening,
+    tls: Arc<Tls>,
 }
 
 /// How long one connection may make others wait.

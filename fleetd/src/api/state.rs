@@ -10,26 +10,50 @@ use fleet_core::store_trust::Trust;
 use fleet_core::{MachineId, RequestId, Timestamp};
 use fleet_registry::ClusterFence;
 use fleet_registry::registry::Asked;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::bodies::{Bodies, too_large};
 use super::{Failure, Options, caller};
 
 /// A registry that answers is judged within milliseconds; below what clients wait for an answer.
 const JUDGED_WITHIN: Duration = Duration::from_secs(2);
 
-/// The options of the running API. Clones are cheap.
+/// The options of the running API, and what its clients share. Clones are cheap.
 #[derive(Clone)]
-pub(super) struct Api(Arc<Options>);
+pub(super) struct Api(Arc<Shared>);
+
+struct Shared {
+    options: Options,
+    relays: Arc<Semaphore>,
+    bodies: Bodies,
+}
 
 impl std::ops::Deref for Api {
     type Target = Options;
     fn deref(&self) -> &Options {
-        &self.0
+        &self.0.options
     }
 }
 
 impl Api {
     pub fn new(options: Options) -> Api {
-        Api(Arc::new(options))
+        let relays = Arc::new(Semaphore::new(options.limits.relays));
+        let bodies = Bodies::new(&options.limits);
+        Api(Arc::new(Shared { options, relays, bodies }))
+    }
+
+    pub fn bodies(&self) -> &Bodies {
+        &self.0.bodies
+    }
+
+    /// Held for as long as another machine's answer is passed on.
+    pub fn relay(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        Arc::clone(&self.0.relays).try_acquire_owned().map_err(|_| {
+            let message = "this machine passes on as many answers of other machines as it may";
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, message).with_remedy(
+                "try again; end a `fleetctl journal` that nobody reads, or ask the unit's machine itself",
+            )
+        })
     }
 
     pub fn now(&self) -> Timestamp {
@@ -102,8 +126,7 @@ pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Failure
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(inner) = source {
             if inner.is::<http_body_util::LengthLimitError>() {
-                let message = format!("the request's body is larger than {limit} bytes");
-                return Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message);
+                return too_large(limit);
             }
             source = inner.source();
         }

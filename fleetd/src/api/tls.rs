@@ -147,7 +147,7 @@ impl Tls {
     }
 
     /// Anybody can have this said, so that it is said rarely.
-    fn refused(&self, from: SocketAddr, why: &dyn std::fmt::Display) {
+    pub fn refused(&self, from: SocketAddr, why: &dyn std::fmt::Display) {
         let mut refusals = self.refusals.lock().expect("nothing panics while it holds the count");
         if refusals.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
             refusals.untold += 1;

@@ -1,9 +1,12 @@
 //! `systemctl status` and `journalctl` on this machine, as child processes with bounded output and time.
 //!
-//! Used for units of this machine by the API and, for other machines' clients, by the peer listener. Reads only.
+//! Used for units of this machine by the API and, for other machines' clients, by the peer listener. Reads only. Each of
+//! the two has its own bound on how many run, so that clients here take none from those elsewhere.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,6 +17,7 @@ use fleet_api::v2::{JournalLine, MachineRef, StatusReport};
 use futures_util::stream;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
@@ -21,6 +25,9 @@ use unit_files::UnitName;
 use super::Failure;
 use super::query::Query;
 
+/// How many run at once. A client that stops reading keeps its `journalctl` until it is dropped; twice this, for clients
+/// here and elsewhere, is half of `TasksMax=` in `fleetd.service`.
+const CHILDREN: usize = 64;
 /// What one `systemctl status` may print; it shows ten lines of the journal.
 const STATUS_BYTES: u64 = 1 << 20;
 const STATUS_TIME: Duration = Duration::from_secs(6);
@@ -53,11 +60,17 @@ const OUTPUTS: [&str; 16] = [
 pub struct LocalTools {
     pub systemctl: PathBuf,
     pub journalctl: PathBuf,
+    /// How many more may run. Clones share it.
+    pub children: Arc<Semaphore>,
 }
 
 impl Default for LocalTools {
     fn default() -> LocalTools {
-        LocalTools { systemctl: "systemctl".into(), journalctl: "journalctl".into() }
+        LocalTools {
+            systemctl: "systemctl".into(),
+            journalctl: "journalctl".into(),
+            children: Arc::new(Semaphore::new(CHILDREN)),
+        }
     }
 }
 
@@ -96,12 +109,13 @@ impl LocalTools {
     /// What `systemctl status` prints of a unit, and its exit code.
     ///
     /// # Errors
-    /// The program cannot be run, or does not end in time.
+    /// Too many run already, the program cannot be run, or does not end in time.
     pub async fn status(&self, machine: MachineRef, unit: &UnitName) -> Result<StatusReport, Failure> {
         let mut command = Command::new(&self.systemctl);
         command.args(["status", "-l", "--no-pager", "--", unit.as_str()]);
-        let mut child = spawn(&mut command, "systemctl")?;
+        let mut running = self.spawn(&mut command, "systemctl")?;
         let output = async {
+            let child = &mut running.child;
             let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
             let (out, err) =
                 tokio::join!(read_bounded(stdout, STATUS_BYTES), read_bounded(stderr, ERROR_BYTES));
@@ -117,7 +131,7 @@ impl LocalTools {
     /// The journal of a unit as lines of [`JournalLine`]. Dropping the body ends `journalctl`.
     ///
     /// # Errors
-    /// The program cannot be run.
+    /// Too many run already, or the program cannot be run.
     pub fn journal(
         &self,
         unit: &UnitName,
@@ -131,9 +145,9 @@ impl LocalTools {
         if options.follow {
             command.arg("-f");
         }
-        let mut child = spawn(&mut command, "journalctl")?;
-        let stdout = child.stdout.take();
-        let reading = Reading { child, stdout, heartbeat, shutdown, pending: Vec::new() };
+        let mut running = self.spawn(&mut command, "journalctl")?;
+        let stdout = running.child.stdout.take();
+        let reading = Reading { running, stdout, heartbeat, shutdown, pending: Vec::new() };
         Ok(Body::from_stream(stream::unfold(Some(reading), |reading| async {
             let (line, rest) = reading?.next().await;
             let mut line = serde_json::to_vec(&line).unwrap_or_default();
@@ -141,10 +155,33 @@ impl LocalTools {
             Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), rest))
         })))
     }
+
+    /// Starts a program, unless as many run as may.
+    fn spawn(&self, command: &mut Command, program: &str) -> Result<Running, Failure> {
+        let Ok(_counted) = Arc::clone(&self.children).try_acquire_owned() else { return Err(busy(program)) };
+        let spawned = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        match spawned {
+            Ok(child) => Ok(Running { child, _counted }),
+            // The machine, or fleetd's part of it, has no process to spare.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(busy(program)),
+            Err(error) => Err(failed(program, error)),
+        }
+    }
+}
+
+/// A program that is killed, if it has not ended, before another one may take its place.
+struct Running {
+    child: Child,
+    _counted: OwnedSemaphorePermit,
 }
 
 struct Reading {
-    child: Child,
+    running: Running,
     stdout: Option<ChildStdout>,
     heartbeat: Duration,
     shutdown: CancellationToken,
@@ -182,8 +219,8 @@ impl Reading {
             let text = Some(String::from_utf8_lossy(&rest).into_owned());
             return (JournalLine { text, ..JournalLine::default() }, Some(self));
         }
-        let errors = read_bounded(self.child.stderr.take(), ERROR_BYTES).await;
-        let ended = self.child.wait().await;
+        let errors = read_bounded(self.running.child.stderr.take(), ERROR_BYTES).await;
+        let ended = self.running.child.wait().await;
         let code = ended.ok().and_then(|ended| ended.code()).unwrap_or(1);
         let text = Some(errors).filter(|text| !text.is_empty());
         (JournalLine { text, exit_code: Some(code), error: None }, None)
@@ -202,14 +239,12 @@ impl Reading {
     }
 }
 
-fn spawn(command: &mut Command, program: &str) -> Result<Child, Failure> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed(program, error))
+fn busy(program: &str) -> Failure {
+    let message =
+        format!("this machine runs as many programs for clients as it may, {program} would be one more");
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, message).with_remedy(
+        "try again; end a `fleetctl journal` that nobody reads, or ask on the machine with journalctl",
+    )
 }
 
 fn failed(what: &str, why: impl std::fmt::Display) -> Failure {

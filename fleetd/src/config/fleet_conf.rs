@@ -13,6 +13,7 @@ use toml::Value;
 use super::keys::{Applies, Key};
 use super::problem::{ConfigError, Origin, Warning};
 use super::source::Assignment;
+use super::value::MOST_VERBOSE;
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -42,7 +43,7 @@ pub(super) fn read(path: &Path, text: &str) -> Read {
             Entry::Assignment(entry) => entry,
         };
         let warn = |text| Warning { origin: origin.clone(), text };
-        let name = entry.0.to_ascii_lowercase();
+        let name = entry.key.to_ascii_lowercase();
         let key = Key::named(&name).filter(|key| key.is_of_fleet_1);
         match key {
             None => read.warnings.push(warn(format!(
@@ -52,7 +53,14 @@ pub(super) fn read(path: &Path, text: &str) -> Read {
                 read.warnings.push(warn(format!("{}: ignored, as the keys of any section", key.name)));
             }
             Some(key) => {
-                let (value, doubts) = meaning(key, &entry.1);
+                if let Some(cut) = entry.cut {
+                    read.warnings.push(warn(format!(
+                        "{}: what begins with {cut} is no part of the value, as fleet 1.0 read it; if it should be one, put the \
+                         value in quotes",
+                        key.name
+                    )));
+                }
+                let (value, doubts) = meaning(key, &entry.value);
                 read.warnings.extend(doubts.into_iter().map(warn));
                 read.assignments.push(Assignment { key, value, origin });
             }
@@ -81,8 +89,16 @@ fn joined_lines(text: &str) -> Vec<(usize, String)> {
 enum Entry {
     Nothing,
     Section,
-    Assignment((String, String)),
+    Assignment(Written),
     Unreadable,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    key: String,
+    value: String,
+    /// What begins a comment without a space before it: easily part of a password.
+    cut: Option<char>,
 }
 
 fn entry(line: &str) -> Entry {
@@ -97,16 +113,21 @@ fn entry(line: &str) -> Entry {
     if key.is_empty() || key.contains([' ', '\t']) {
         return Entry::Unreadable;
     }
+    let bare = value;
     let value = value.trim_start_matches([' ', '\t']);
     let quoted = ['"', '\''].iter().find_map(|quote| {
         let inner = value.strip_prefix(*quote)?.strip_suffix(*quote)?;
         (!inner.contains(*quote)).then_some(inner)
     });
-    let value = match quoted {
-        Some(inner) => inner,
-        None => value.split(['#', ';']).next().unwrap_or_default().trim(),
+    let (value, cut) = match quoted {
+        Some(inner) => (inner, None),
+        None => {
+            let (value, comment) = bare.split_at(bare.find(['#', ';']).unwrap_or(bare.len()));
+            let cut = comment.chars().next().filter(|_| !value.ends_with([' ', '\t']));
+            (value.trim(), cut)
+        }
     };
-    Entry::Assignment((key.to_owned(), value.to_owned()))
+    Entry::Assignment(Written { key: key.to_owned(), value: value.to_owned(), cut })
 }
 
 /// The value as fleet 1.0 understood it, and what it should have said about that.
@@ -123,6 +144,18 @@ fn meaning(key: &Key, text: &str) -> (Value, Vec<String>) {
             });
             let value = if doubt.is_some() { Value::Boolean(false) } else { same };
             (value.clone(), doubt.into_iter().chain(without_effect(key, &value)).collect())
+        }
+        "verbosity" => {
+            // To fleet 1.0, whatever is above 0 was the same. What is no number is refused with its key.
+            let most = i64::from(MOST_VERBOSE);
+            match text.parse::<i64>() {
+                Ok(n) if !(0..=most).contains(&n) => {
+                    let taken = n.clamp(0, most);
+                    let doubt = format!("{name} = {text}: not from 0 to {most}; taken as {taken}");
+                    (Value::Integer(taken), vec![doubt])
+                }
+                _ => (same, Vec::new()),
+            }
         }
         _ => (same.clone(), without_effect(key, &same).into_iter().collect()),
     }

@@ -146,7 +146,7 @@ pub const KEYS: &[Key] = &[
     ),
     Key {
         is_secret: true,
-        ..key!(etcd_password, value::text, show::text, IS_1, AtRestart, "password of that user", "")
+        ..key!(etcd_password, value::secret, show::secret, IS_1, AtRestart, "password of that user", "")
     },
     key!(
         etcd_cafile,
@@ -212,9 +212,7 @@ pub const KEYS: &[Key] = &[
         "Whether this machine may lead the cluster: auto or never."
     ),
     old_key!(disable_engine, AtRestart, "fleet 1.0's name for engine = \"never\"", |config, value| {
-        if value::boolean(value)? {
-            config.engine = EngineRole::Never;
-        }
+        config.engine = if value::boolean(value)? { EngineRole::Never } else { EngineRole::Auto };
         Ok(())
     }),
     key!(

@@ -11,6 +11,7 @@ mod problem;
 pub mod reload;
 mod report;
 mod rules;
+mod secret;
 mod show;
 mod source;
 mod template;
@@ -29,6 +30,7 @@ pub use keys::{Applies, KEYS, Key};
 pub use layers::{Grammar, Layer};
 pub use problem::{ConfigError, Origin, Problems, Warning};
 pub use report::{Format, report};
+pub use secret::Secret;
 pub use source::{Loaded, Sources, load, read, read_text};
 pub use template::template;
 
@@ -41,7 +43,7 @@ pub struct Config {
     /// Whether the leader compacts etcd's history.
     pub etcd_compaction: bool,
     pub etcd_username: String,
-    pub etcd_password: String,
+    pub etcd_password: Secret,
     pub etcd_cafile: Option<PathBuf>,
     pub etcd_certfile: Option<PathBuf>,
     pub etcd_keyfile: Option<PathBuf>,
@@ -101,7 +103,7 @@ impl Default for Config {
             etcd_request_timeout: Duration::from_secs(1),
             etcd_compaction: true,
             etcd_username: String::new(),
-            etcd_password: String::new(),
+            etcd_password: Secret::default(),
             etcd_cafile: None,
             etcd_certfile: None,
             etcd_keyfile: None,

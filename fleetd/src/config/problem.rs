@@ -38,8 +38,6 @@ pub enum ConfigError {
     UnknownKey { origin: Origin, key: String, hint: String },
     #[error("{origin}: {key} = {value}: expected {expected}")]
     BadValue { origin: Origin, key: &'static str, value: String, expected: String },
-    #[error("{key} cannot read {}; correct the path or the file's permissions", path.display())]
-    Credential { key: &'static str, path: PathBuf, source: std::io::Error },
 }
 
 impl ConfigError {
@@ -50,14 +48,13 @@ impl ConfigError {
             | ConfigError::UnknownKey { origin, .. }
             | ConfigError::BadValue { origin, .. } => Some(origin.clone()),
             ConfigError::Read { path, .. } => Some(Origin::File { path: path.clone(), line: 0 }),
-            ConfigError::Credential { .. } => None,
         }
     }
 
     pub(super) fn key(&self) -> Option<&str> {
         match self {
             ConfigError::UnknownKey { key, .. } => Some(key),
-            ConfigError::BadValue { key, .. } | ConfigError::Credential { key, .. } => Some(key),
+            ConfigError::BadValue { key, .. } => Some(key),
             ConfigError::Read { .. } | ConfigError::Syntax { .. } => None,
         }
     }

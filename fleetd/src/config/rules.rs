@@ -1,6 +1,10 @@
 //! Keys that need one another. Speaks only of keys whose own values are usable.
 
-use super::problem::ConfigError;
+use std::net::IpAddr;
+
+use fleet_registry::etcd::Endpoint;
+
+use super::problem::{ConfigError, Warning};
 use super::source::Loaded;
 use super::{Config, Listen, ListenTls};
 
@@ -16,6 +20,12 @@ pub(super) fn check(loaded: &mut Loaded) {
             let pair = [("etcd_certfile", &config.etcd_certfile), ("etcd_keyfile", &config.etcd_keyfile)];
             found.extend(half_of_a_pair(loaded, pair));
         }
+        if is_known(&["etcd_servers"]) {
+            match half_of_them_secured(loaded) {
+                Some(problem) => found.push(problem),
+                None => found.extend(etcd_files_without_tls(loaded, is_known)),
+            }
+        }
         if is_known(&["listen_certfile", "listen_keyfile"]) {
             let pair =
                 [("listen_certfile", &config.listen_certfile), ("listen_keyfile", &config.listen_keyfile)];
@@ -25,7 +35,18 @@ pub(super) fn check(loaded: &mut Loaded) {
             found.extend(open_to_the_network(loaded));
             found.extend(clients_without_server(loaded));
         }
+        if is_known(&["etcd_username", "etcd_password"]) {
+            found.extend(password_of_nobody(loaded));
+        }
+        let mut warnings = Vec::new();
+        if is_known(&["etcd_servers", "etcd_username"]) {
+            warnings.extend(password_without_tls(loaded));
+        }
+        if is_known(&["listen"]) {
+            warnings.extend(listens_nowhere(loaded));
+        }
         loaded.problems.extend(found);
+        loaded.warnings.extend(warnings);
     }
     loaded.config.listen_tls = listen_tls(&loaded.config);
 }
@@ -45,6 +66,65 @@ fn half_of_a_pair(
         _ => return None,
     };
     Some(bad(loaded, key, &path.display().to_string(), format!("{other} beside it")))
+}
+
+/// What is meant by certificates, or by a password, would depend on which member is asked.
+fn half_of_them_secured(loaded: &Loaded) -> Option<ConfigError> {
+    let servers = &loaded.config.etcd_servers;
+    let plain = servers.iter().find(|url| url.starts_with("http://"))?;
+    servers.iter().any(|url| url.starts_with("https://")).then(|| {
+        let expected = "https:// for all members, or http:// for all";
+        bad(loaded, "etcd_servers", plain, expected.to_owned())
+    })
+}
+
+/// Whoever names certificates believes that they are used.
+fn etcd_files_without_tls(loaded: &Loaded, is_known: impl Fn(&[&str]) -> bool) -> Vec<ConfigError> {
+    let config = &loaded.config;
+    let Some(plain) = config.etcd_servers.iter().find(|url| url.starts_with("http://")) else {
+        return Vec::new();
+    };
+    let files = [
+        ("etcd_cafile", &config.etcd_cafile),
+        ("etcd_certfile", &config.etcd_certfile),
+        ("etcd_keyfile", &config.etcd_keyfile),
+    ];
+    let named = files.into_iter().filter(|(key, _)| is_known(&[key]));
+    named
+        .filter_map(|(key, path)| {
+            let expected = format!("https:// in etcd_servers; with {plain} nothing is encrypted or verified");
+            Some(bad(loaded, key, &path.as_ref()?.display().to_string(), expected))
+        })
+        .collect()
+}
+
+fn password_of_nobody(loaded: &Loaded) -> Option<ConfigError> {
+    let config = &loaded.config;
+    (config.etcd_username.is_empty() && !config.etcd_password.is_empty())
+        .then(|| bad(loaded, "etcd_password", "(hidden)", "etcd_username beside it".to_owned()))
+}
+
+fn listens_nowhere(loaded: &Loaded) -> Option<Warning> {
+    let text = "listen: names no address, so that the API can be reached only on sockets that systemd passes"
+        .to_owned();
+    loaded.config.listen.is_empty().then(|| Warning { origin: loaded.origin("listen"), text })
+}
+
+/// On this machine nobody is on the way.
+fn password_without_tls(loaded: &Loaded) -> Option<Warning> {
+    let config = &loaded.config;
+    let is_far = |url: &&String| {
+        Endpoint::parse(url).is_ok_and(|endpoint| {
+            let is_own =
+                endpoint.host.parse::<IpAddr>().map_or(endpoint.host == "localhost", |ip| ip.is_loopback());
+            !endpoint.is_tls && !is_own
+        })
+    };
+    let far = config.etcd_servers.iter().find(is_far)?;
+    let text = format!(
+        "etcd_username: it and its password go to {far} without TLS, where whoever is on the way can read them; use https://"
+    );
+    (!config.etcd_username.is_empty()).then(|| Warning { origin: loaded.origin("etcd_username"), text })
 }
 
 /// One problem for each key that an address of the network misses.

@@ -9,10 +9,14 @@ use std::time::Duration;
 use fleet_core::records::EngineRole;
 use toml::Value;
 
-use super::Listen;
+use super::{Listen, Secret};
 
 pub fn text(text: &str) -> Value {
     Value::String(text.to_owned())
+}
+
+pub fn secret(secret: &Secret) -> Value {
+    text(secret.expose())
 }
 
 pub fn texts(items: &[String]) -> Value {

@@ -1,6 +1,8 @@
 //! Where values come from: files in layers, then the environment. Of each key the highest layer counts, as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -11,33 +13,50 @@ use super::problem::{ConfigError, Origin, Problems, Warning, one_line};
 use super::{Config, credentials, rules, toml_file};
 
 /// What to read. The environment is an argument, so that tests need not change their own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// `--config`; must exist, and stands in the place of `fleetd.toml` and of `fleet.conf`. Not below `root`.
     pub file: Option<PathBuf>,
     /// `--root`; None: `/`.
     pub root: Option<PathBuf>,
     /// `FLEET_*` variables; others are ignored.
-    pub environment: BTreeMap<String, String>,
+    pub environment: BTreeMap<String, OsString>,
+}
+
+/// Without what the variables hold: one may be a password.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("root", &self.root)
+            .field("environment", &self.environment.keys())
+            .finish()
+    }
 }
 
 impl Sources {
     /// This process's environment. What is not UTF-8 cannot be a value, and is refused as one.
     #[must_use]
-    pub fn environment() -> BTreeMap<String, String> {
+    pub fn environment() -> BTreeMap<String, OsString> {
         std::env::vars_os()
-            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
             .filter(|(name, _)| name.starts_with("FLEET_"))
             .collect()
     }
 }
 
 /// A key and the value that one place gives it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Assignment {
     pub key: &'static Key,
     pub value: toml::Value,
     pub origin: Origin,
+}
+
+impl fmt::Debug for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} = {}", self.origin, self.key.name, shown(self.key, &self.value))
+    }
 }
 
 /// What was read, fit for use or not.
@@ -89,6 +108,7 @@ pub fn read(sources: &Sources) -> Loaded {
             match text(&layer) {
                 Ok(Some(text)) => {
                     let read = parse(&layer.path, layer.grammar, &text);
+                    warnings.extend(exposed_secret(&layer.path, &read.assignments));
                     assignments.extend(read.assignments);
                     warnings.extend(read.warnings);
                     problems.extend(read.problems);
@@ -103,9 +123,17 @@ pub fn read(sources: &Sources) -> Loaded {
         let Some(name) = variable.strip_prefix("FLEET_") else { continue };
         let origin = Origin::Environment { variable: variable.clone() };
         match find(&origin, &name.to_ascii_lowercase()) {
-            Ok(key) => {
-                assignments.push(Assignment { key, value: toml::Value::String(text.clone()), origin });
-            }
+            Ok(key) => match text.to_str() {
+                Some(text) => {
+                    let value = toml::Value::String(text.to_owned());
+                    assignments.push(Assignment { key, value, origin });
+                }
+                None => {
+                    let value = shown(key, &toml::Value::String(text.to_string_lossy().into_owned()));
+                    let expected = "UTF-8 text".to_owned();
+                    problems.push(ConfigError::BadValue { origin, key: key.name, value, expected });
+                }
+            },
             Err(problem) => problems.push(problem),
         }
     }
@@ -177,6 +205,16 @@ fn parse(path: &Path, grammar: Grammar, text: &str) -> fleet_conf::Read {
     fleet_conf::Read { warnings: warnings.collect(), assignments, problems }
 }
 
+/// A password that another layer overrides is in its file all the same.
+fn exposed_secret(path: &Path, assignments: &[Assignment]) -> Option<Warning> {
+    let is_secret = |assignment: &&Assignment| {
+        assignment.key.is_secret && assignment.value.as_str().is_none_or(|text| !text.is_empty())
+    };
+    let Assignment { key, origin, .. } = assignments.iter().find(is_secret)?;
+    let text = format!("{}: {}", key.name, credentials::exposure(path)?);
+    Some(Warning { origin: origin.clone(), text })
+}
+
 /// The last assignment of each key counts, but every one has to be usable: what is hidden today shows tomorrow.
 fn merge(assignments: Vec<Assignment>, problems: &mut Vec<ConfigError>) -> Loaded {
     let mut winners: Vec<Assignment> = Vec::new();
@@ -199,11 +237,10 @@ fn merge(assignments: Vec<Assignment>, problems: &mut Vec<ConfigError>) -> Loade
     let mut origins = BTreeMap::new();
     let mut idle = BTreeMap::new();
     for Assignment { key, value, origin } in winners {
-        let before = config.engine;
         // Each was tried above.
         let _ = (key.set)(&mut config, &value);
         if key.show.is_none() {
-            if config.engine != before {
+            if key.name == "disable_engine" {
                 origins.insert("engine", origin.clone());
             }
             idle.insert(key.name, value);

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fleet_core::records::EngineRole;
+use fleet_registry::etcd::Endpoint;
 use toml::Value;
 
-use super::Listen;
+use super::{Listen, Secret};
 
 /// What was expected instead.
 pub type Bad = String;
@@ -36,14 +37,15 @@ fn list(value: &Value, expected: &str) -> Result<Vec<String>, Bad> {
 pub fn urls(value: &Value) -> Result<Vec<String>, Bad> {
     const EXPECTED: &str = "http://HOST:PORT or https://HOST:PORT, one for each etcd member";
     let urls = list(value, EXPECTED)?;
-    let is_url = |url: &String| {
-        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        rest.is_some_and(|rest| {
-            let rest = rest.trim_end_matches('/');
-            !rest.is_empty() && !rest.contains(['/', ' ', '@'])
-        })
-    };
-    if urls.iter().all(is_url) { Ok(urls) } else { bad(EXPECTED) }
+    for url in &urls {
+        // As whoever connects to it will understand it.
+        if let Err(why) = Endpoint::parse(url) {
+            // One with a password inside is not repeated.
+            let which = if urls.len() == 1 || url.contains('@') { String::new() } else { format!("{url}: ") };
+            return bad(format!("{EXPECTED} ({which}{why})"));
+        }
+    }
+    Ok(urls)
 }
 
 pub fn prefix(value: &Value) -> Result<String, Bad> {
@@ -83,6 +85,10 @@ pub fn ttl(value: &Value) -> Result<Duration, Bad> {
 
 pub fn text(value: &Value) -> Result<String, Bad> {
     Ok(string(value, "text")?.to_owned())
+}
+
+pub fn secret(value: &Value) -> Result<Secret, Bad> {
+    text(value).map(Secret::from)
 }
 
 pub fn directory(value: &Value) -> Result<PathBuf, Bad> {
@@ -168,8 +174,11 @@ pub fn page_size(value: &Value) -> Result<u16, Bad> {
     }
 }
 
+pub const MOST_VERBOSE: u8 = 2;
+
 pub fn verbosity(value: &Value) -> Result<u8, Bad> {
-    integer(value).and_then(|n| u8::try_from(n).ok()).ok_or_else(|| "a number from 0 to 2".to_owned())
+    let level = integer(value).and_then(|n| u8::try_from(n).ok()).filter(|n| *n <= MOST_VERBOSE);
+    level.ok_or_else(|| format!("a number from 0 to {MOST_VERBOSE}"))
 }
 
 fn integer(value: &Value) -> Option<i64> {

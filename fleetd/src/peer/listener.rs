@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use unit_files::UnitName;
 
-use super::gate::{Gate, Opening, Room};
 use super::keys::fingerprint;
 use super::looks::{Looks, Rate, Word};
 use super::{Options, greeting, pin};
+use crate::api::gate::{Gate, Opening, Room};
 use crate::api::query::Query;
 use crate::api::server::{Bounds, serve_connection};
 use crate::api::tools::{JournalOptions, LocalTools};

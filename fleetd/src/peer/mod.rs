@@ -10,14 +10,12 @@
 //! |---|---|
 //! | [`keys`] | this machine's key pair and certificate |
 //! | `pin` | TLS with pinned certificates |
-//! | `gate` | how many connections may be opening |
 //! | `looks` | whether the registry names a caller, and how often it is asked |
 //! | `greeting` | the two lines before the first request |
 //! | [`listener`] | answering |
 //! | [`client`] | asking |
 
 pub mod client;
-mod gate;
 mod greeting;
 pub mod keys;
 pub mod listener;

@@ -19,9 +19,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
-use super::gate::{Gate, Room};
 use super::looks::{Looks, Rate};
 use super::{Options, PeerClient, PeerKeys, Service, listener};
+use crate::api::gate::{Gate, Room};
 use crate::api::ports::Peers;
 use crate::api::tools::{JournalOptions, LocalTools};
 
@@ -65,7 +65,7 @@ impl Pair {
             machine: machine("m1"),
             keys: server_keys.clone(),
             listen: ([127, 0, 0, 1], 0).into(),
-            tools: LocalTools { systemctl: program.clone(), journalctl: program },
+            tools: LocalTools { systemctl: program.clone(), journalctl: program, ..LocalTools::default() },
             heartbeat: Duration::from_millis(100),
             shutdown: shutdown.clone(),
         };

@@ -26,6 +26,9 @@ use crate::member::MemberFile;
 pub struct SessionOptions {
     pub registry: Registry,
     pub member: MemberFile,
+    /// Highest epoch of an order that this machine has accepted, from whatever cluster. A cluster that it makes or joins
+    /// has to be above it: orders of a lower epoch are outdated to the machine, and it would refuse them for good.
+    pub accepted: Epoch,
     pub clock: Clock,
     /// What the machine announces until [`SessionHandle::describe`] changes it; `since` is set at each announcement.
     pub presence: PresenceRecord,

@@ -7,11 +7,11 @@ use fleet_core::records::{
 };
 use fleet_core::store_trust::{Member, Trust, judge};
 use fleet_core::{ClusterId, Epoch, Revision};
-use fleet_registry::RegistryError;
 use fleet_registry::lease::{End, LeaseState};
 use fleet_registry::registry::cluster::{Created, TrustView};
 use fleet_registry::registry::presence::{Announced, Announcement};
 use fleet_registry::store::LeaseId;
+use fleet_registry::{Asked, RegistryError};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
@@ -88,6 +88,9 @@ impl Task {
         let member = self.options.member.get();
         let view = registry.read_trust_view(&self.options.presence.machine).await?;
         let trust = judge(member.as_ref(), view.view());
+        if let Some(again) = self.other_etcd(member.as_ref(), &trust).await {
+            return Ok(again);
+        }
         self.judged(member.as_ref(), &view, &trust);
         match &trust {
             Trust::Create => return self.create().await,
@@ -113,12 +116,33 @@ impl Task {
         Ok(Again::Soon)
     }
 
+    /// Endpoints can belong to several clusters of etcd, and who answered first is not for that the right one. `Some`: the
+    /// judgement was of a store that must not be used, or that nobody may choose but the operator.
+    async fn other_etcd(&mut self, member: Option<&Member>, trust: &Trust) -> Option<Again> {
+        match (member, trust) {
+            (None, _) => {
+                let divided = self.options.registry.divided().await?;
+                self.connected();
+                self.refuse(format!(
+                    "the endpoints in `etcd_servers` belong to different clusters of etcd ({divided}), and this machine \
+                     belongs to none that could tell which is right; leave only those of one in `etcd_servers`"
+                ));
+                Some(Again::Later)
+            }
+            (Some(member), Trust::Empty | Trust::Foreign { .. }) => {
+                let holder = self.options.registry.divided().await?.holder(&member.cluster)?;
+                self.options.registry.store().use_cluster(holder).then_some(Again::Soon)
+            }
+            _ => None,
+        }
+    }
+
     async fn create(&mut self) -> Result<Again, RegistryError> {
         let id = ClusterId::parse(&uuid::Uuid::new_v4().to_string()).expect("a uuid is an id");
         let record = ClusterRecord {
             v: SCHEMA,
             id: id.clone(),
-            epoch: Epoch(1),
+            epoch: Epoch(self.options.accepted.0 + 1),
             features: std::collections::BTreeSet::new(),
             settings: Settings::default(),
             created: self.stamp("the registry was empty"),
@@ -141,10 +165,30 @@ impl Task {
 
     async fn join(&mut self, view: &TrustView) -> Result<Again, RegistryError> {
         let Some(cluster) = &view.cluster else { return Ok(Again::Soon) };
+        if cluster.value.epoch <= self.options.accepted {
+            return self.raise(view).await;
+        }
         let witness = view.witness.as_ref().map_or(0, |w| w.value.passes);
         let (id, epoch) = (cluster.value.id.clone(), cluster.value.epoch);
         info!(cluster = %id, %epoch, "joined the cluster");
         Ok(self.anchor(id, epoch, witness, view.revision))
+    }
+
+    /// Puts the cluster above every order that this machine has accepted, before it belongs to it.
+    async fn raise(&mut self, view: &TrustView) -> Result<Again, RegistryError> {
+        let accepted = self.options.accepted;
+        if view.hold.is_some() {
+            self.refuse(format!(
+                "this machine has orders of epoch {accepted}, which the cluster has to be raised above; it joins when \
+                 the hold is over: `fleetctl cluster adopt`"
+            ));
+            return Ok(Again::Later);
+        }
+        info!(%accepted, "raising the cluster's epoch above the orders of this machine");
+        let stamp = self.stamp("");
+        let asked = Asked { at: stamp.at, by: stamp.by, request: None };
+        self.options.registry.raise_epoch(accepted, &asked).await?;
+        Ok(Again::Soon)
     }
 
     /// The operator confirmed what is in the store: witness and seen revision start anew from it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fleet_core::records::{EngineRole, Extra, HoldRecord, PresenceRecord, SCHEMA};
 use fleet_core::store_trust::Trust;
-use fleet_core::{BootId, MachineId, Nonce, Span, Timestamp};
+use fleet_core::{BootId, Epoch, MachineId, Nonce, Span, Timestamp};
 use fleet_registry::Registry;
 use fleet_registry::keys::{Area, Keys};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
@@ -56,12 +56,13 @@ fn presence(id: &str, boot: &str, nonce: &str) -> PresenceRecord {
 
 fn run(store: &MemoryStore, disk: &tempfile::TempDir, client: &str, presence: PresenceRecord) -> Machine {
     let member = MemberFile::open(disk.path()).unwrap();
-    run_on(registry(store, client), member, store, client, presence)
+    run_on(registry(store, client), member, Epoch(0), store, client, presence)
 }
 
 fn run_on(
     registry: Registry,
     member: MemberFile,
+    accepted: Epoch,
     store: &MemoryStore,
     client: &str,
     presence: PresenceRecord,
@@ -75,6 +76,7 @@ fn run_on(
     let (handle, serve) = start(SessionOptions {
         registry,
         member,
+        accepted,
         clock: Clock::simulated(Timestamp(1_000_000)),
         presence,
         lease,
@@ -106,6 +108,62 @@ async fn the_first_machine_creates_the_cluster_and_the_second_joins_it() {
     let mut m2 = run(&store, &disk2, "m2", presence("m2", "b2", "n2"));
     let second = m2.until("m2 is present", SessionState::may_act).await;
     assert_eq!(first.cluster, second.cluster);
+}
+
+/// A machine that lost its member file and has orders of epoch `accepted`.
+fn with_orders_of(store: &MemoryStore, disk: &tempfile::TempDir, id: &str, accepted: u64) -> Machine {
+    let member = MemberFile::open(disk.path()).unwrap();
+    run_on(registry(store, id), member, Epoch(accepted), store, id, presence(id, "b1", "n1"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_made_above_every_order_that_its_machine_has_accepted() {
+    let store = MemoryStore::new(1);
+    let disk = tempfile::tempdir().unwrap();
+    let mut m1 = with_orders_of(&store, &disk, "m1", 2);
+    let state = m1.until("m1 is present", SessionState::may_act).await;
+    assert_eq!(state.cluster.unwrap().1, Epoch(3));
+    assert_eq!(MemberFile::open(disk.path()).unwrap().get().unwrap().epoch, Epoch(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_raised_above_the_orders_of_a_machine_that_joins_it_and_only_then() {
+    let store = MemoryStore::new(1);
+    let disks = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut m1 = run(&store, &disks[0], "m1", presence("m1", "b1", "n1"));
+    m1.until("m1 is present", SessionState::may_act).await;
+    let mut m2 = with_orders_of(&store, &disks[1], "m2", 4);
+    let joined = m2.until("m2 is present", SessionState::may_act).await;
+    assert_eq!(joined.cluster.as_ref().unwrap().1, Epoch(5));
+    // The agent follows `cluster` and tells.
+    m1.doubt.notify_one();
+    let anchored = m1.until("m1 has anchored anew", |state| {
+        state.may_act() && state.cluster.as_ref().is_some_and(|(_, epoch)| *epoch == Epoch(5))
+    });
+    assert_eq!(anchored.await.cluster, joined.cluster);
+    let mut m3 = with_orders_of(&store, &disks[2], "m3", 4);
+    assert_eq!(m3.until("m3 is present", SessionState::may_act).await.cluster, joined.cluster);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_with_later_orders_waits_for_the_end_of_a_hold_before_it_joins() {
+    let store = MemoryStore::new(1);
+    let disks = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut m1 = run(&store, &disks[0], "m1", presence("m1", "b1", "n1"));
+    m1.until("m1 is present", SessionState::may_act).await;
+    let looker = registry(&store, "looker");
+    let cluster = looker.read(&Area::all()).await.unwrap().cluster.unwrap();
+    let by = MachineId::parse("m1").unwrap();
+    let hold = HoldRecord { v: SCHEMA, by, since: Timestamp(0), why: "a test".into(), extra: Extra::new() };
+    looker.put_hold(&hold, cluster.modified).await.unwrap();
+    let mut m2 = with_orders_of(&store, &disks[1], "m2", 4);
+    let refused = m2.until("m2 is told", |state| state.refused.is_some()).await;
+    assert!(refused.refused.unwrap().contains("cluster adopt"));
+    assert_eq!(MemberFile::open(disks[1].path()).unwrap().get(), None);
+    let asked = fleet_registry::Asked { at: Timestamp(0), by: "operator".into(), request: None };
+    looker.adopt(Epoch(1), &asked).await.unwrap();
+    let joined = m2.until("m2 is present", SessionState::may_act).await;
+    assert_eq!(joined.cluster.unwrap().1, Epoch(5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,7 +318,7 @@ async fn p1_a_commit_that_overtakes_the_judgement_is_no_reason_for_a_hold() {
     let disk = tempfile::tempdir().unwrap();
     let member = MemberFile::open(disk.path()).unwrap();
     let late = Registry::new(Arc::new(LateAnswers(store.client("m1"))), Keys::new("/fleet/").unwrap(), 1);
-    let mut m1 = run_on(late, member.clone(), &store, "m1", presence("m1", "b1", "n1"));
+    let mut m1 = run_on(late, member.clone(), Epoch(0), &store, "m1", presence("m1", "b1", "n1"));
     m1.until("present", SessionState::may_act).await;
     m1.doubt.notify_one();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -304,7 +362,8 @@ async fn an_announcement_is_remembered_as_seen() {
     let store = MemoryStore::new(1);
     let disk = tempfile::tempdir().unwrap();
     let member = MemberFile::open(disk.path()).unwrap();
-    let mut m1 = run_on(registry(&store, "m1"), member.clone(), &store, "m1", presence("m1", "b1", "n1"));
+    let mut m1 =
+        run_on(registry(&store, "m1"), member.clone(), Epoch(0), &store, "m1", presence("m1", "b1", "n1"));
     let state = m1.until("present", SessionState::may_act).await;
     assert_eq!(member.get().unwrap().seen, state.presence.unwrap().created);
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use fleet_core::Epoch;
 use fleet_core::leadership::KNOWN_FEATURES;
 use fleet_core::records::{Extra, PresenceRecord, SCHEMA};
 use fleet_registry::Registry;
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions};
+use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions, accepted_epoch};
 use crate::api::tools::LocalTools;
 use crate::api::{self, Limits, ListenError};
 use crate::clock::Clock;
@@ -124,6 +125,11 @@ impl Daemon {
         let prefix = if is_alone { DEFAULT_PREFIX } else { &config.etcd_key_prefix };
         let registry = Registry::new(store, Keys::new(prefix)?, seed);
         let member = MemberFile::open(&state_directory)?;
+        // Only a machine that belongs to no cluster makes or joins one by itself.
+        let accepted = match member.get() {
+            Some(_) => Epoch::default(),
+            None => accepted_epoch(&state_directory)?,
+        };
         let shutdown = CancellationToken::new();
         let doubt = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -149,6 +155,7 @@ impl Daemon {
         let (session, serve) = session::start(SessionOptions {
             registry: registry.clone(),
             member: member.clone(),
+            accepted,
             clock: clock.clone(),
             presence: presence(&config, &identity, systemd_version, peer_port, keys.fingerprint()),
             lease: lease("fleet-presence", config.lease_ttl())?,
@@ -201,7 +208,7 @@ impl Daemon {
             grace: config.eviction_grace(),
             compacts: config.etcd_compaction,
             session: session.state.clone(),
-            member,
+            member: member.clone(),
             doubt,
             lease,
             seed: seed.rotate_left(17),
@@ -220,7 +227,7 @@ impl Daemon {
             passed,
             tls: config.listen_tls.clone(),
             token_limit: config.token_limit,
-            session: Arc::new(views::Session { handle: session.clone() }),
+            session: Arc::new(views::Session { handle: session.clone(), member: member.clone() }),
             agent: Arc::new(views::LocalUnits { handle: agent_handle.clone() }),
             engine: Arc::new(engine.clone()),
             tools: LocalTools::default(),

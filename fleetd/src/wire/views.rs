@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use axum::http::StatusCode;
 use fleet_api::v2::{JoinReport, JoinRequest};
 use fleet_core::store_trust::Trust;
-use fleet_core::{ClusterId, Timestamp};
+use fleet_core::{ClusterId, Epoch, Timestamp};
 use fleet_registry::registry::Asked;
 
 use crate::agent::AgentHandle;
@@ -14,17 +14,20 @@ use crate::api::ports::{
 };
 use crate::engine::EngineHandle;
 use crate::join::{Join, JoinError};
+use crate::member::MemberFile;
 use crate::session::{Connection, SessionHandle, SessionState, chain};
 
 #[derive(Debug)]
 pub struct Session {
     pub handle: SessionHandle,
+    pub member: MemberFile,
 }
 
 #[async_trait]
 impl SessionView for Session {
     fn session(&self) -> SessionReport {
-        report(&self.handle.state.borrow())
+        let member = self.member.get().map(|member| member.cluster);
+        SessionReport { member, ..report(&self.handle.state.borrow()) }
     }
 
     async fn judged(&self) {
@@ -43,6 +46,7 @@ impl SessionView for Session {
     }
 }
 
+/// What the session itself knows.
 fn report(state: &SessionState) -> SessionReport {
     let (is_connected, since) = match &state.connection {
         Connection::Connected { since } => (true, *since),
@@ -54,6 +58,7 @@ fn report(state: &SessionState) -> SessionReport {
         is_connected,
         trust: state.trust.clone(),
         cluster: state.cluster.clone(),
+        member: None,
         has_presence: state.presence.is_some(),
         text,
     }
@@ -119,20 +124,28 @@ impl EngineView for EngineHandle {
 
 #[async_trait]
 impl Joiner for Join {
-    async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure> {
-        Join::join(self, request, asked).await.map_err(|error| match error {
-            JoinError::Registry(error) => error.into(),
-            error => {
-                let status = match &error {
-                    JoinError::NotJoined { .. } => StatusCode::SERVICE_UNAVAILABLE,
-                    JoinError::Open(_)
-                    | JoinError::BrokeOff { .. }
-                    | JoinError::Member(_)
-                    | JoinError::PutAside { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-                    _ => StatusCode::CONFLICT,
-                };
-                Failure::new(status, chain(&error))
-            }
-        })
+    fn member(&self) -> Option<(ClusterId, Epoch)> {
+        self.member.get().map(|member| (member.cluster, member.epoch))
     }
+
+    async fn belong(&self, cluster: ClusterId, epoch: Epoch) -> Result<(), Failure> {
+        Join::belong(self, cluster, epoch).await.map_err(failure)
+    }
+
+    async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure> {
+        Join::join(self, request, asked).await.map_err(failure)
+    }
+}
+
+fn failure(error: JoinError) -> Failure {
+    let status = match error {
+        JoinError::Registry(error) => return error.into(),
+        JoinError::NotJoined { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        JoinError::Open(_)
+        | JoinError::BrokeOff { .. }
+        | JoinError::Member(_)
+        | JoinError::PutAside { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::CONFLICT,
+    };
+    Failure::new(status, chain(&error))
 }

@@ -23,14 +23,14 @@ use super::until;
 
 const HELLO: &str = "[Service]\nExecStart=/usr/bin/hello\n";
 /// The shortest that can be configured.
-const AGENT_TTL: Duration = Duration::from_secs(3);
+pub const AGENT_TTL: Duration = Duration::from_secs(3);
 
 pub struct Machine {
     name: String,
     pub systemd: FakeSystemd,
     starts: u64,
     engine: EngineRole,
-    daemon: Option<Daemon>,
+    pub daemon: Option<Daemon>,
     home: PathBuf,
 }
 

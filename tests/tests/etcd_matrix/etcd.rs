@@ -53,7 +53,8 @@ pub struct Security {
 }
 
 pub const USER: &str = "fleet-machines";
-pub const PASSWORD: &str = "long and secret";
+/// Whatever a URL, a shell, or etcdctl's `NAME:PASSWORD` might read otherwise.
+pub const PASSWORD: &str = "long: p%40ss/w#rd?&=+\\ \"$(x)' ;ö€";
 
 struct Member {
     child: Option<Child>,
@@ -94,12 +95,7 @@ impl Etcd {
         security: Security,
         extra: &[&str],
     ) -> Etcd {
-        let certificates = security.tls.then(|| Certificates::new(&home.join("certificates")));
-        if let Some(certificates) = &certificates {
-            certificates.server(&["localhost", "127.0.0.1"]);
-            certificates.client(USER);
-            certificates.client("root");
-        }
+        let certificates = security.tls.then(|| Etcd::certificates(home));
         let extra = extra.iter().map(|word| (*word).to_owned()).collect();
         let mut etcd =
             Etcd { members: Vec::new(), version, security, certificates, extra, home: home.to_owned() };
@@ -119,6 +115,19 @@ impl Etcd {
             etcd.enable_authentication();
         }
         etcd
+    }
+
+    fn certificates(home: &Path) -> Certificates {
+        let certificates = Certificates::new(&home.join("certificates"));
+        certificates.server(&["localhost", "127.0.0.1"]);
+        certificates.client(USER);
+        certificates.client("root");
+        certificates
+    }
+
+    /// Puts certificates of a new authority where the old ones are. Members read them at their start.
+    pub fn renew_certificates(&mut self) {
+        self.certificates = Some(Etcd::certificates(&self.home));
     }
 
     fn push(&mut self, number: usize) {
@@ -187,6 +196,11 @@ impl Etcd {
 
     pub fn restart(&mut self, index: usize) {
         self.spawn(index, "existing");
+    }
+
+    /// Where a member keeps what it knows.
+    pub fn data(&self, index: usize) -> &Path {
+        &self.members[index].data
     }
 
     pub fn log(&self, index: usize) -> String {
@@ -295,11 +309,10 @@ impl Etcd {
 
     /// As fleetd's configuration gives them.
     pub fn options(&self) -> EtcdOptions {
-        let read = |path: PathBuf| std::fs::read(path).unwrap();
         let tls = self.certificates.as_ref().map(|certificates| {
-            let file = |name: String| read(certificates.authority().with_file_name(name));
+            let file = |name: String| certificates.authority().with_file_name(name);
             EtcdTls {
-                ca: Some(read(certificates.authority())),
+                ca: Some(certificates.authority()),
                 identity: self
                     .security
                     .client_certificate

@@ -1,4 +1,5 @@
-//! etcd as it is run for real: both versions, every way to secure it, members that fail and are replaced, a full disk.
+//! etcd as it is run for real: both versions, every way to secure it, members that fail and are replaced, a full disk;
+//! and several machines on one etcd.
 //!
 //! Whole fleetds in one process with fake systemds. Real time; every wait is for a condition and has a deadline.
 
@@ -8,8 +9,11 @@ mod certificates;
 mod cluster;
 mod etcd;
 mod members;
+mod one_etcd;
+mod renewal;
 mod roles;
 mod space;
+mod strangers;
 
 use std::time::{Duration, Instant};
 

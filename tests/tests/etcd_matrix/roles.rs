@@ -78,9 +78,21 @@ async fn roles(version: Version) {
     machines[2].active(&units).await;
     let refused = machines[2].ask(Verb::Stop, &units[..1]).await.unwrap_err();
     assert!(refused.contains("permi"), "{version:?}: {refused}");
-    for key in
-        ["units/a1.service", "assignments/m1/a1.service", "states/m1/a1.service", "presence/m1", "cluster"]
-    {
+    for key in [
+        "units/a1.service",
+        "contents/a1",
+        "placements/a1.service",
+        "assignments/m1/a1.service",
+        "states/m1/a1.service",
+        "presence/m1",
+        "machines/m1",
+        "lost/m1",
+        "witness/m1",
+        "engine/leader",
+        "brake",
+        "events/1",
+        "cluster",
+    ] {
         assert!(is_denied(&put(&only_runs, &format!("/fleet/{key}")).await), "{version:?}: {key}");
     }
     for options in [&full, &only_runs] {
@@ -100,4 +112,15 @@ async fn roles(version: Version) {
     machines[0].present(3).await;
     machines[0].ask(Verb::Destroy, &units).await.unwrap();
     machines[0].active(&[]).await;
+
+    // What the page says of its own keys. Nobody reads them any more.
+    for machine in &mut machines {
+        machine.kill_fleetd().await;
+    }
+    for key in
+        ["presence/m3", "machines/m3", "lost/m3", "witness/m3", "states/m3/x", "assignments/m3/x", "hold"]
+    {
+        let written = put(&only_runs, &format!("/fleet/{key}")).await;
+        assert!(written.is_ok(), "{version:?}: {key}: {written:?}");
+    }
 }

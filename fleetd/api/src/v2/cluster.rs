@@ -77,6 +77,8 @@ pub struct MachineCounts {
     pub present: usize,
     pub missing: usize,
     pub lost: usize,
+    /// Not there since an import.
+    pub expected: usize,
     pub cordoned: usize,
 }
 

@@ -19,6 +19,8 @@ pub enum MachineState {
     /// Its presence is gone; not long enough to call it lost.
     Missing,
     Lost,
+    /// Its records were imported, and it has not come since. Its units stay with it.
+    Expected,
     Forgotten,
     #[default]
     #[serde(other)]
@@ -32,6 +34,7 @@ impl MachineState {
             MachineState::Present => "present",
             MachineState::Missing => "missing",
             MachineState::Lost => "lost",
+            MachineState::Expected => "expected",
             MachineState::Forgotten => "forgotten",
             MachineState::Unknown => "unknown",
         }

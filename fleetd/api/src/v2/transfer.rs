@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cluster::AdoptEffect;
+
 /// Makes a cluster from a document of `GET /fleet/v2/cluster/export`, in a store that has none. Without `yes` nothing
 /// is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,12 @@ pub struct ImportReport {
     pub epoch: u64,
     pub units: usize,
     pub machines: usize,
+    /// When what it holds was changed last.
+    pub newest: u64,
+    /// What runs on the machine that answers, and would be stopped or restarted. What the other machines would do is
+    /// not known here.
+    pub would_stop: Vec<AdoptEffect>,
+    pub would_start: Vec<AdoptEffect>,
     pub done: bool,
 }
 

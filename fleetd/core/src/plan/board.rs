@@ -19,6 +19,8 @@ struct Changes<'w> {
     put: BTreeMap<UnitName, (Wanted, &'w [Glob])>,
     /// Those of them that bring any.
     guards: BTreeSet<UnitName>,
+    /// New globs of units that stand here: their orders are written when everything else has its place.
+    announced: BTreeMap<UnitName, &'w [Glob]>,
 }
 
 #[derive(Debug)]
@@ -118,6 +120,11 @@ impl<'w> Board<'w> {
         }
     }
 
+    /// Notes that a unit which stands here is to get other globs than its order has.
+    pub fn announce(&mut self, slot: Slot, name: &UnitName, globs: &'w [Glob]) {
+        self.changes[slot as usize].announced.insert(name.clone(), globs);
+    }
+
     /// Whether this plan has written the order already.
     pub fn is_put(&self, name: &UnitName, slot: Slot) -> bool {
         self.changes[slot as usize].put.contains_key(name)
@@ -167,21 +174,27 @@ impl<'w> Board<'w> {
             .chain(planned.map(|(name, (wanted, _))| (name, *wanted)))
     }
 
-    /// Units on the machine that name others in `Conflicts=`, with their patterns. With `stored_too` also the patterns
-    /// that this plan takes away: a pass never fills the room that it makes, the next one does.
-    pub fn guards(&self, slot: Slot, stored_too: bool) -> impl Iterator<Item = (&UnitName, &[Glob], Wanted)> {
+    /// Units on the machine that name others in `Conflicts=`, with their patterns. For one that is to come these are
+    /// also the patterns that this plan takes away, because a pass never fills the room that it makes, and those that
+    /// a unit which stands there is to get.
+    pub fn guards(&self, slot: Slot, is_coming: bool) -> impl Iterator<Item = (&UnitName, &[Glob], Wanted)> {
         let view = self.view(slot);
-        let put = &self.changes[slot as usize].put;
-        let stored = view.guards().iter().filter(move |name| stored_too || !put.contains_key(*name));
+        let changes = &self.changes[slot as usize];
+        let put = &changes.put;
+        let stored = view.guards().iter().filter(move |name| is_coming || !put.contains_key(*name));
         let stored = stored.filter_map(move |name| {
             let order = &view.orders().get(name)?.value;
             Some((name, order.conflicts.as_slice(), order.wanted))
         });
-        let planned = self.changes[slot as usize].guards.iter().filter_map(move |name| {
+        let planned = changes.guards.iter().filter_map(move |name| {
             let (wanted, globs) = put.get(name)?;
             Some((name, *globs, *wanted))
         });
-        stored.chain(planned)
+        let announced =
+            changes.announced.iter().filter(move |(name, _)| is_coming && !put.contains_key(*name));
+        let announced =
+            announced.filter_map(move |(name, globs)| Some((name, *globs, self.wanted_at(name, slot)?)));
+        stored.chain(planned).chain(announced)
     }
 
     /// What keeps the machine out for this unit because it refused it.

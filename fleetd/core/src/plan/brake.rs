@@ -37,7 +37,7 @@ impl Brake {
         let mut recent = BTreeSet::new();
         let mut known = 0;
         for (id, view) in world.machines() {
-            if view.is_forgotten() || view.is_confirmed_dead() {
+            if view.is_forgotten() || view.is_confirmed_dead() || view.is_expected() {
                 continue;
             }
             let Some(lost) = view.lost() else {

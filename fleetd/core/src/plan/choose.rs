@@ -1,5 +1,7 @@
 //! Which machine takes a unit.
 
+use std::collections::BTreeSet;
+
 use unit_files::UnitName;
 
 use super::board::{Board, Slot};
@@ -125,7 +127,7 @@ fn followers_left_behind(draft: &Draft<'_>, name: &UnitName, slot: Slot) -> usiz
     lacking.count()
 }
 
-/// The unit on this machine that replaces `name`. Two that replace each other do not count.
+/// The unit on this machine that replaces `name`.
 pub fn replacer_of<'w>(
     board: &Board<'w>,
     slot: Slot,
@@ -133,26 +135,52 @@ pub fn replacer_of<'w>(
     unit: &UnitRecord,
 ) -> Option<&'w UnitName> {
     board.world().replacers().iter().find(|other| {
-        let Some(theirs) = board.unit(other).map(UnitRecord::requirements) else { return false };
-        *other != name
-            && board.is_scheduled(other.as_str(), slot)
-            && theirs.replaces.iter().any(|glob| glob.matches(name.as_str()))
-            && !unit.requirements().replaces.iter().any(|glob| glob.matches(other.as_str()))
+        board.is_scheduled(other.as_str(), slot)
+            && board.unit(other).is_some_and(|theirs| is_replaced(board, (other, theirs), (name, unit)))
     })
 }
 
 /// Whether the unit would replace one that is to be on this machine.
 fn replaces(board: &Board<'_>, slot: Slot, name: &UnitName, unit: &UnitRecord) -> bool {
+    let is_displaced = |other: &UnitName| match board.unit(other) {
+        Some(theirs) => is_replaced(board, (name, unit), (other, theirs)),
+        None => other != name,
+    };
     unit.requirements().replaces.iter().any(|glob| {
         board.occupants_from(slot, literal_prefix(glob)).any(|(other, wanted)| {
-            wanted != Wanted::Gone
-                && other != name
-                && glob.matches(other.as_str())
-                && !board.unit(other).is_some_and(|other| {
-                    other.requirements().replaces.iter().any(|glob| glob.matches(name.as_str()))
-                })
+            wanted != Wanted::Gone && glob.matches(other.as_str()) && is_displaced(other)
         })
     })
+}
+
+/// Whether one unit drives the other from its machine. Two that replace each other do not, nor does one that has to be
+/// beside the other: it would go along and drive it on for ever.
+fn is_replaced(
+    board: &Board<'_>,
+    (replacer, theirs): (&UnitName, &UnitRecord),
+    (name, unit): (&UnitName, &UnitRecord),
+) -> bool {
+    let names = |unit: &UnitRecord, other: &UnitName| {
+        unit.requirements().replaces.iter().any(|glob| glob.matches(other.as_str()))
+    };
+    replacer != name && names(theirs, name) && !names(unit, replacer) && !has_to_follow(board, theirs, name)
+}
+
+/// Whether `MachineOf=` leads from the unit to the target, through however many others.
+fn has_to_follow(board: &Board<'_>, unit: &UnitRecord, target: &UnitName) -> bool {
+    let mut ahead: Vec<&str> = unit.requirements().machine_of.iter().map(String::as_str).collect();
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    while let Some(peer) = ahead.pop() {
+        if peer == target.as_str() {
+            return true;
+        }
+        if seen.insert(peer)
+            && let Some(unit) = board.world().units().get(peer)
+        {
+            ahead.extend(unit.value.requirements().machine_of.iter().map(String::as_str));
+        }
+    }
+    false
 }
 
 /// Why no machine can take the unit, in short: counted by reason, with samples.

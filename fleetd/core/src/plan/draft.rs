@@ -29,6 +29,8 @@ pub struct Draft<'w> {
     sequence: u64,
     /// Units whose placement this plan has settled.
     pub settled: BTreeSet<UnitName>,
+    /// Units that may stay where they stand, unless they go along with a target.
+    pub stays: Vec<(UnitName, Slot)>,
     /// Machines whose units may be placed elsewhere now.
     pub evicted: BTreeSet<Slot>,
 }
@@ -44,6 +46,7 @@ impl<'w> Draft<'w> {
             policy: policy.clone(),
             epoch,
             settled: BTreeSet::new(),
+            stays: Vec::new(),
             evicted: BTreeSet::new(),
         }
     }

@@ -217,11 +217,17 @@ fn conflict(
         is_theirs,
         is_leaving: wanted == Wanted::Gone,
     };
+    // One that is to stay is the better answer: the unit waits for more than a stop.
+    let mut leaving: Option<Ineligible> = None;
     for glob in globs {
         let prefix = literal_prefix(glob);
         for (other, wanted) in board.occupants_from(slot, prefix) {
             if glob.matches(other.as_str()) && counts(other, wanted) {
-                return Some(found(other, glob, false, wanted));
+                let conflict = found(other, glob, false, wanted);
+                if wanted != Wanted::Gone {
+                    return Some(conflict);
+                }
+                leaving = leaving.or(Some(conflict));
             }
         }
     }
@@ -229,10 +235,14 @@ fn conflict(
         if let Some(glob) = theirs.iter().find(|glob| glob.matches(name.as_str()))
             && counts(other, wanted)
         {
-            return Some(found(other, glob, true, wanted));
+            let conflict = found(other, glob, true, wanted);
+            if wanted != Wanted::Gone {
+                return Some(conflict);
+            }
+            leaving = leaving.or(Some(conflict));
         }
     }
-    None
+    leaving
 }
 
 /// The part of a pattern before its first special character: only names that start with it can match, and names are

@@ -19,7 +19,7 @@ mod tests;
 mod why;
 mod worklist;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use unit_files::UnitName;
 
@@ -28,7 +28,7 @@ pub use fit::{Ineligible, Purpose};
 pub use group::{Compare, Group, Plan, Policy, Write};
 pub use why::{Explanation, MachineVerdict, explain};
 
-use crate::records::{DesiredState, Reason, Settings};
+use crate::records::{DesiredState, Reason, Settings, Wanted};
 use crate::time::Timestamp;
 use crate::world::World;
 use brake::Brake;
@@ -65,11 +65,12 @@ pub fn plan(world: &World, policy: &Policy, now: Timestamp) -> Plan {
         }
     }
     withdrawals(&mut draft, &worklist);
+    announce(&mut draft, &worklist);
     let misfits = globals(&mut draft, &worklist);
-    let (movers, stays) = standing(&mut draft, &worklist);
+    let movers = standing(&mut draft, &worklist);
     let movers = hold_back(&mut draft, &brake, settings, misfits, movers);
     place(&mut draft, movers);
-    for (name, slot) in stays {
+    for (name, slot) in std::mem::take(&mut draft.stays) {
         if let Some(unit) = draft.board.unit(&name) {
             placing::refresh(&mut draft, &name, unit, slot);
         }
@@ -89,9 +90,30 @@ fn withdrawals(draft: &mut Draft<'_>, worklist: &Worklist) {
         if unit.is_global() && has_orders {
             let word = if unit.desired == DesiredState::Destroyed { "destroyed" } else { "inactive" };
             let reason = Reason::new(word, format!("target state {word}, asked for by {}", unit.changed.by));
+            globals::forget_placement(draft, name);
             globals::withdraw_everywhere(draft, name, &reason);
         } else {
             placing::withdraw(draft, name, unit);
+        }
+    }
+}
+
+/// A unit whose text changed keeps out what it conflicts with from now on, not only from its next order on: else one
+/// that comes in the same pass would be started beside it and stopped again.
+fn announce(draft: &mut Draft<'_>, worklist: &Worklist) {
+    for name in &worklist.units {
+        let Some(unit) = draft.board.unit(name).filter(|unit| unit.desired.wants_a_machine()) else {
+            continue;
+        };
+        let globs = unit.requirements().conflicts.as_slice();
+        for id in draft.world.orders_of(name) {
+            let order = draft.world.order(id, name).map(|order| &order.value);
+            let is_news = order.is_some_and(|order| {
+                order.wanted != Wanted::Gone && order.uid == unit.uid && order.conflicts != globs
+            });
+            if let Some(slot) = draft.board.slot(id.as_str()).filter(|_| is_news) {
+                draft.board.announce(slot, name, globs);
+            }
         }
     }
 }
@@ -112,18 +134,17 @@ fn globals(draft: &mut Draft<'_>, worklist: &Worklist) -> Vec<Misfit> {
     misfits
 }
 
-/// Units that have to leave their machine or have none, and units that may stay.
-fn standing(draft: &mut Draft<'_>, worklist: &Worklist) -> (Movers, Vec<(UnitName, Slot)>) {
+/// Units that have to leave their machine or have none.
+fn standing(draft: &mut Draft<'_>, worklist: &Worklist) -> Movers {
     let mut movers = Movers::new();
-    let mut stays = Vec::new();
     for name in &worklist.units {
         let Some(unit) = draft.board.unit(name).filter(|u| u.desired.wants_a_machine() && !u.is_global())
         else {
             continue;
         };
-        placing::examine(draft, name, unit, &mut movers, &mut stays);
+        placing::examine(draft, name, unit, &mut movers);
     }
-    (movers, stays)
+    movers
 }
 
 /// Applies the brake to what only a change of machines asks for.
@@ -154,14 +175,31 @@ fn hold_back(
     movers
 }
 
-/// Units without peers first: the others follow them.
+/// Units without peers first, then each behind those that it has to be beside: they may take it along.
 fn place(draft: &mut Draft<'_>, movers: Movers) {
-    let (leaders, followers): (Movers, Movers) = movers.into_iter().partition(|(name, _)| {
-        draft.board.unit(name).is_some_and(|unit| unit.requirements().machine_of.is_empty())
-    });
-    for (name, (from, cause)) in leaders.into_iter().chain(followers) {
+    let mut depths = BTreeMap::new();
+    let mut in_turn: Vec<(usize, UnitName, Option<Slot>)> = movers
+        .into_iter()
+        .map(|(name, (from, _))| (depth(draft.world, name.as_str(), &mut depths), name, from))
+        .collect();
+    in_turn.sort();
+    for (_, name, from) in in_turn {
         if let Some(unit) = draft.board.unit(&name) {
-            placing::settle(draft, &name, unit, from, &cause);
+            placing::settle(draft, &name, unit, from);
         }
     }
+}
+
+/// Length of the longest chain of `MachineOf=` that begins in the unit. Circles are refused at submit; one that is there
+/// all the same counts as far as it was walked.
+fn depth<'w>(world: &'w World, name: &str, known: &mut BTreeMap<&'w str, usize>) -> usize {
+    let Some((key, unit)) = world.units().get_key_value(name) else { return 0 };
+    if let Some(depth) = known.get(key.as_str()) {
+        return *depth;
+    }
+    known.insert(key.as_str(), 0);
+    let peers = &unit.value.requirements().machine_of;
+    let longest = peers.iter().map(|peer| 1 + depth(world, peer, known)).max().unwrap_or(0);
+    known.insert(key.as_str(), longest);
+    longest
 }

@@ -84,25 +84,27 @@ pub fn withdraw(draft: &mut Draft<'_>, name: &UnitName, unit: &UnitRecord) {
     draft.emit(group);
 }
 
-/// Looks at a unit where it stands. What has to leave goes into `movers`, what may stay into `stays`.
-pub fn examine<'w>(
-    draft: &mut Draft<'w>,
-    name: &UnitName,
-    unit: &'w UnitRecord,
-    movers: &mut Movers,
-    stays: &mut Vec<(UnitName, Slot)>,
-) {
+/// Looks at a unit where it stands. What has to leave goes into `movers`, what may stay into `draft.stays`.
+pub fn examine(draft: &mut Draft<'_>, name: &UnitName, unit: &UnitRecord, movers: &mut Movers) {
     let Some(slot) = draft.placed_at(name, unit) else {
         movers.insert(name.clone(), (None, Cause::Unplaced));
         return;
     };
+    match cause_to_leave(draft, name, unit, slot) {
+        Some(cause) => {
+            movers.insert(name.clone(), (Some(slot), cause));
+        }
+        None => draft.stays.push((name.clone(), slot)),
+    }
+}
+
+fn cause_to_leave(draft: &Draft<'_>, name: &UnitName, unit: &UnitRecord, slot: Slot) -> Option<Cause> {
     let view = draft.board.view(slot);
-    let order = view.orders().get(name);
-    let refused = order.and_then(|order| {
+    let refused = view.orders().get(name).and_then(|order| {
         let refused = view.states().get(name)?.value.refused.as_ref()?;
         (refused.number == order.value.number).then(|| refused.reason.clone())
     });
-    let cause = if draft.evicted.contains(&slot) {
+    if draft.evicted.contains(&slot) {
         Some(Cause::Lost)
     } else if !view.is_present() {
         None
@@ -113,12 +115,6 @@ pub fn examine<'w>(
             Err(why) => Some(Cause::Misfit(why)),
             Ok(()) => replacer_of(&draft.board, slot, name, unit).cloned().map(Cause::ReplacedBy),
         }
-    };
-    match cause {
-        Some(cause) => {
-            movers.insert(name.clone(), (Some(slot), cause));
-        }
-        None => stays.push((name.clone(), slot)),
     }
 }
 
@@ -146,35 +142,34 @@ pub fn refresh<'w>(draft: &mut Draft<'w>, name: &UnitName, unit: &'w UnitRecord,
     draft.emit(group);
 }
 
-/// Gives a unit another machine, or says why none can take it.
-pub fn settle<'w>(
-    draft: &mut Draft<'w>,
-    name: &UnitName,
-    unit: &'w UnitRecord,
-    from: Option<Slot>,
-    cause: &Cause,
-) {
-    if let (Some(slot), Cause::ReplacedBy(_)) = (from, cause)
-        && replacer_of(&draft.board, slot, name, unit).is_none()
-    {
-        // What replaces it was itself replaced, and has left.
-        refresh(draft, name, unit, slot);
+/// Gives a unit that stands nowhere, or has to leave where it stands, another machine, or says why none can take it.
+pub fn settle<'w>(draft: &mut Draft<'w>, name: &UnitName, unit: &'w UnitRecord, from: Option<Slot>) {
+    if draft.settled.contains(name) {
         return;
     }
-    if !draft.settled.insert(name.clone()) {
-        return;
-    }
-    let refusals = refusals_after(draft, name, from, cause);
+    let cause = match from {
+        None => Cause::Unplaced,
+        Some(slot) => match cause_to_leave(draft, name, unit, slot) {
+            Some(cause) => cause,
+            None => {
+                // What drove it out has left since it was judged, or what it missed has come.
+                draft.stays.push((name.clone(), slot));
+                return;
+            }
+        },
+    };
+    draft.settled.insert(name.clone());
+    let refusals = refusals_after(draft, name, from, &cause);
     let target = choose(draft, name, unit, from, matches!(cause, Cause::ReplacedBy(_)));
     let mut group = draft.group_for(name);
     match target {
         Some(slot) => {
-            move_to(draft, &mut group, name, unit, from, slot, cause, refusals);
+            move_to(draft, &mut group, name, unit, from, slot, &cause, refusals);
             follow(draft, &mut group, name, slot);
             draft.emit(group);
         }
         None => {
-            let leaves = stay_or_leave(draft, &mut group, name, unit, from, cause, refusals);
+            let leaves = stay_or_leave(draft, &mut group, name, unit, from, &cause, refusals);
             draft.emit(group);
             if leaves {
                 release_followers(draft, name);
@@ -300,13 +295,15 @@ fn follow<'w>(draft: &mut Draft<'w>, group: &mut Group, target: &UnitName, slot:
         if from == Some(slot) || is_away || draft.settled.contains(name) {
             continue;
         }
-        if let Err(why) = verdict(&draft.board, slot, name, unit, Purpose::Place, draft.now) {
+        if verdict(&draft.board, slot, name, unit, Purpose::Place, draft.now).is_err() {
+            // One whose machine is lost stays with it, like any that has no other place.
             if let Some(from) = from
+                && draft.board.view(from).is_present()
                 && verdict(&draft.board, from, name, unit, Purpose::Stay, draft.now).is_err()
             {
                 // Its place is behind the group that moves its target: a prefix of the plan stays legal.
                 draft.emit(std::mem::take(group));
-                settle(draft, name, unit, Some(from), &Cause::Misfit(why));
+                settle(draft, name, unit, Some(from));
             }
             continue;
         }
@@ -337,9 +334,9 @@ fn release_followers(draft: &mut Draft<'_>, target: &UnitName) {
         };
         let Some(from) = draft.placed_at(name, unit) else { continue };
         if draft.board.view(from).is_present()
-            && let Err(why) = verdict(&draft.board, from, name, unit, Purpose::Stay, draft.now)
+            && verdict(&draft.board, from, name, unit, Purpose::Stay, draft.now).is_err()
         {
-            settle(draft, name, unit, Some(from), &Cause::Misfit(why));
+            settle(draft, name, unit, Some(from));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `cluster`, `brake`, `hold`, `engine/leader`: what concerns all machines at once.
+//! `cluster`, `brake`, `hold`, `import`, `engine/leader`: what concerns all machines at once.
 
 use std::collections::BTreeSet;
 
@@ -107,6 +107,22 @@ pub struct HoldRecord {
     pub by: MachineId,
     pub since: Timestamp,
     pub why: String,
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// A document is being imported: nobody else fills this store, and no cluster is made in it, before this is gone. Goes
+/// with the transaction that writes the cluster's record; one that broke off is taken over by its repetition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRecord {
+    #[serde(default = "schema")]
+    pub v: u32,
+    /// The document's cluster.
+    pub cluster: ClusterId,
+    pub begun: Stamp,
+    /// The cluster without units that was here before, and comes back if something turns up in it after all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Box<ClusterRecord>>,
     #[serde(flatten)]
     pub extra: Extra,
 }

@@ -25,6 +25,10 @@ pub struct MachineRecord {
     /// The operator said that this machine will not come back; only this marker is left of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgotten: Option<Stamp>,
+    /// It came with an import and has not been here since: its units run wherever it is, so that its absence proves
+    /// nothing. Taken off by its first announcement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Stamp>,
     /// The operator's word that the machine is off. Holds for one boot: a newer presence ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_dead: Option<ConfirmedDead>,

@@ -19,7 +19,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use cluster::{BrakeCause, BrakeRecord, BrakeState, ClusterRecord, HoldRecord, LeaderRecord, Settings};
+pub use cluster::{
+    BrakeCause, BrakeRecord, BrakeState, ClusterRecord, HoldRecord, ImportRecord, LeaderRecord, Settings,
+};
 pub use event::{EventNote, EventRecord};
 pub use machine::{
     ConfirmedDead, EngineRole, LostRecord, MachineRecord, PresenceRecord, WitnessRecord, effective_metadata,

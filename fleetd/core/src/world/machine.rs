@@ -118,9 +118,9 @@ impl MachineView {
             && self.states.is_empty()
     }
 
-    /// Without presence, not marked as lost, and not forgotten.
+    /// Without presence, not marked as lost, and neither forgotten nor expected.
     pub(super) fn needs_marker(&self) -> bool {
-        self.presence.is_none() && self.lost.is_none() && !self.is_forgotten()
+        self.presence.is_none() && self.lost.is_none() && !self.is_forgotten() && !self.is_expected()
     }
 
     #[must_use]
@@ -174,6 +174,12 @@ impl MachineView {
     #[must_use]
     pub fn is_cordoned(&self) -> bool {
         self.record.as_ref().is_some_and(|r| r.value.cordon)
+    }
+    /// It has not been here since its records were imported, and nobody says that it is off: it cannot be lost.
+    #[must_use]
+    pub fn is_expected(&self) -> bool {
+        let record = self.record.as_ref().map(|r| &r.value);
+        record.is_some_and(|r| r.expected.is_some() && r.confirmed_dead.is_none()) && self.presence.is_none()
     }
     /// The operator vouches that it is off; holds only while there is no presence.
     #[must_use]

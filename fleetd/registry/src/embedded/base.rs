@@ -53,7 +53,11 @@ pub(super) fn write<D: Disk>(disk: &D, number: u64, state: &State) -> Result<Dig
     let synced = written.and_then(|()| Ok(watched.sync_data()?));
     match (synced, watched.trouble()) {
         (Ok(()), None) => digest(disk).map_err(|error| WriteError::Failed(format!("read: {error}"))),
-        (_, Some(Trouble::NoSpace)) => Err(WriteError::NoSpace),
+        (_, Some(Trouble::NoSpace)) => {
+            // Half a base is of no use, and what it took may be enough for the journal to go on.
+            let _ = disk.set_len(0);
+            Err(WriteError::NoSpace)
+        }
         (_, Some(Trouble::Failed(detail))) => Err(WriteError::Failed(detail)),
         (Err(error), None) => Err(WriteError::Failed(error.to_string())),
     }

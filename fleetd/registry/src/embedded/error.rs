@@ -15,7 +15,8 @@ pub enum OpenError {
     #[error(
         "the registry file {path:?} is damaged ({detail}); nothing is changed or started from it. Stop fleetd, check \
          the disk, keep a copy of the directory, and put back a backup of the whole of it; without one, move it away: \
-         fleetd then begins an empty registry, and running units are left alone"
+         fleetd then begins an empty one, which `fleetctl cluster import FILE` fills from an export; running units are \
+         left alone"
     )]
     Damaged { path: PathBuf, detail: String },
 
@@ -23,6 +24,12 @@ pub enum OpenError {
         "the registry file {path:?} has format {format}, this version knows up to {known}; install the newer fleetd again"
     )]
     TooNew { path: PathBuf, format: u64, known: u64 },
+
+    #[error(
+        "record {number} of the registry's journal {path:?} holds a change that this version does not know; install the \
+         newer fleetd again"
+    )]
+    NewerRecord { path: PathBuf, number: u64 },
 
     #[error("no space to open the registry file {path:?}; free some on its file system")]
     NoSpace { path: PathBuf },

@@ -62,6 +62,16 @@ pub(super) struct Journal<D> {
     /// Where the slot is taken for full.
     full_at: u64,
     last: Link,
+    /// Records that were read back and may be in the system's cache alone.
+    unsure: Vec<Unsure>,
+}
+
+/// A record as it was read back, whole sectors.
+#[derive(Debug)]
+struct Unsure {
+    slot: usize,
+    at: u64,
+    bytes: Vec<u8>,
 }
 
 /// A record whose own checksum is right.
@@ -121,7 +131,14 @@ impl<D: Disk> Journal<D> {
     }
 
     fn new(slots: [D; 2]) -> Self {
-        Self { slots, slot: 0, at: SECTOR as u64, full_at: SLOT_BYTES, last: Link::default() }
+        Self {
+            slots,
+            slot: 0,
+            at: SECTOR as u64,
+            full_at: SLOT_BYTES,
+            last: Link::default(),
+            unsure: Vec::new(),
+        }
     }
 
     /// The journal from the record `first` on, and its records, oldest first.
@@ -160,6 +177,28 @@ impl<D: Disk> Journal<D> {
         let mut payload = vec![0; record.len];
         self.slots[record.slot].read((record.sectors.start * SECTOR + HEAD) as u64, &mut payload)?;
         Ok(payload)
+    }
+
+    /// Has the record written once more with the next one, before the fsync. If its own fsync has failed, the system
+    /// takes it for written, gives it back when it is read, and would never write it by itself.
+    pub fn write_back(&mut self, record: &Record) -> io::Result<()> {
+        let at = (record.sectors.start * SECTOR) as u64;
+        let mut bytes = vec![0; record.sectors.len() * SECTOR];
+        let disk = &self.slots[record.slot];
+        // The last record of a slot may end before a sector does.
+        let len = usize::try_from(disk.len()?.saturating_sub(at)).unwrap_or(usize::MAX);
+        bytes.truncate(len);
+        disk.read(at, &mut bytes)?;
+        if read_record(&bytes, record.slot, record.sectors.start)
+            .is_none_or(|again| again.link != record.link)
+        {
+            return Err(io::Error::other(format!(
+                "record {} of the journal reads differently the second time",
+                record.link.number
+            )));
+        }
+        self.unsure.push(Unsure { slot: record.slot, at, bytes });
+        Ok(())
     }
 
     /// The newest record.
@@ -205,8 +244,16 @@ impl<D: Disk> Journal<D> {
         if end > slot.len()? {
             slot.set_len(end.next_multiple_of(GROWTH_BYTES))?;
         }
+        for unsure in &self.unsure {
+            self.slots[unsure.slot].write(unsure.at, &unsure.bytes)?;
+        }
         slot.write(self.at, &bytes)?;
+        let other = 1 - self.slot;
+        if self.unsure.iter().any(|unsure| unsure.slot == other) {
+            self.slots[other].sync_data()?;
+        }
         slot.sync_data()?;
+        self.unsure.clear();
         self.at = end;
         self.last = link;
         Ok(())

@@ -61,6 +61,9 @@ pub(super) struct Log<D> {
     unnamed: Option<Digest>,
     /// Of the base in use, and of the one before it.
     folded: [Revision; 2],
+    /// The base in use is not the newest one, which is damaged. Only a record in the slot before the one in use may
+    /// name it, so that slot must not be used again before another base is there.
+    is_fallback: bool,
 }
 
 impl<D: Disk> Log<D> {
@@ -94,22 +97,39 @@ impl<D: Disk> Log<D> {
             }
         };
         let records = Records::read(&slots).map_err(of_journal)?;
-        let (base, first) = choose_base(&disks.bases, paths, &records)?;
+        let Chosen { base, first, is_fallback } = choose_base(&disks.bases, paths, &records)?;
         let mut state = base::read(&disks.bases[base], &paths.bases[base], now)?;
         let folded = [state.revision(); 2];
         let (mut journal, chain) = Journal::open(slots.clone(), records, first).map_err(of_journal)?;
-        for record in chain {
+        // From the last one on that was not written by a start. Each start that failed has left one behind it.
+        let mut unsure = 0;
+        for (index, record) in chain.iter().enumerate() {
             let number = record.link.number;
             let of_record = |detail: &str| damaged(format!("record {number} of the journal: {detail}"));
-            let payload = journal.payload(&record).map_err(|error| failed("reading", &path(), error))?;
-            for entry in decode(&payload).map_err(|error| of_record(&error.to_string()))? {
+            let payload = journal.payload(record).map_err(|error| failed("reading", &path(), error))?;
+            let entries = decode(&payload).map_err(|error| match error {
+                error if error.is_of_later_version() => OpenError::NewerRecord { path: path(), number },
+                error => of_record(&error.to_string()),
+            })?;
+            if !matches!(entries[..], [Entry::Term(_)]) {
+                unsure = index;
+            }
+            for entry in entries {
                 redo(&mut state, entry, now)
                     .ok_or_else(|| of_record("it does not follow from those before it"))?;
             }
         }
+        for record in &chain[unsure..] {
+            journal.write_back(record).map_err(|error| failed("reading", &path(), error))?;
+        }
         journal.fit(state.size());
         state.identity.raft_term += 1;
-        let mut log = Self { bases: disks.bases, base, journal, slots, unnamed: None, folded };
+        let mut log = Self { bases: disks.bases, base, journal, slots, unnamed: None, folded, is_fallback };
+        match log.make_good(&state) {
+            // Without space it is done before the next turn.
+            Ok(()) | Err(AppendError::NoSpace) => {}
+            Err(AppendError::Broken(detail)) => return Err(failed("writing", &path(), detail)),
+        }
         let term = Change::Term(state.identity.raft_term);
         match log.append(vec![term]) {
             // Without space the term comes again next time, which is no harm: nothing was written under it.
@@ -127,25 +147,49 @@ impl<D: Disk> Log<D> {
     /// Makes room for the next group, if need be by writing a base of `state`, in which all groups
     /// so far are. Then history below the returned revision, that of the base before, is of no more use.
     pub fn make_room(&mut self, state: &State) -> Result<Option<Revision>, AppendError> {
-        if !self.journal.is_full() {
+        // A base that no record names yet must be named before there is another one.
+        if !self.journal.is_full() || self.unnamed.is_some() {
             return Ok(None);
         }
-        let other = 1 - self.base;
-        let digest = match base::write(&self.bases[other], self.journal.last().number, state) {
-            Ok(digest) => digest,
-            Err(WriteError::NoSpace) if self.journal.put_off() => {
-                warn!("the disk is full; the registry can take some more changes, then no more");
-                return Ok(None);
+        let is_turn = !self.is_fallback;
+        let written = if is_turn { self.write_base(state) } else { self.make_good(state) };
+        match written {
+            Ok(()) if is_turn => {
+                self.journal.switch();
+                self.journal.fit(state.size());
+                Ok(Some(self.folded[1]))
             }
-            Err(WriteError::NoSpace) => return Err(AppendError::NoSpace),
-            Err(WriteError::Failed(detail)) => return Err(AppendError::Broken(format!("base: {detail}"))),
-        };
-        self.journal.switch();
-        self.journal.fit(state.size());
+            Ok(()) => Ok(None),
+            Err(AppendError::NoSpace) if self.journal.put_off() => {
+                warn!("the disk is full; the registry can take some more changes, then no more");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// In place of a damaged base, a new one, which the next record names in the slot in use: the other slot may be the
+    /// only one that names the base that is whole.
+    fn make_good(&mut self, state: &State) -> Result<(), AppendError> {
+        if self.is_fallback {
+            self.write_base(state)?;
+            self.is_fallback = false;
+        }
+        Ok(())
+    }
+
+    /// To the file that is not in use.
+    fn write_base(&mut self, state: &State) -> Result<(), AppendError> {
+        let other = 1 - self.base;
+        let digest = base::write(&self.bases[other], self.journal.last().number, state);
+        let digest = digest.map_err(|error| match error {
+            WriteError::NoSpace => AppendError::NoSpace,
+            WriteError::Failed(detail) => AppendError::Broken(format!("base: {detail}")),
+        })?;
         self.base = other;
         self.unnamed = Some(digest);
         self.folded = [state.revision(), self.folded[0]];
-        Ok(Some(self.folded[1]))
+        Ok(())
     }
 
     /// Puts a group on disk: after `Ok` it survives whatever happens.
@@ -175,12 +219,17 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// The newest base that is whole, as the number of its file and the record that names it.
-fn choose_base<D: Disk>(
-    bases: &[D; 2],
-    paths: &Paths,
-    records: &Records,
-) -> Result<(usize, Link), OpenError> {
+/// The newest base that is whole.
+struct Chosen {
+    /// The number of its file.
+    base: usize,
+    /// The record that names it.
+    first: Link,
+    /// There was a newer one.
+    is_fallback: bool,
+}
+
+fn choose_base<D: Disk>(bases: &[D; 2], paths: &Paths, records: &Records) -> Result<Chosen, OpenError> {
     let digest = |file: usize| -> Result<Digest, OpenError> {
         base::digest(&bases[file]).map_err(|error| failed("reading", &paths.bases[file], error))
     };
@@ -193,7 +242,7 @@ fn choose_base<D: Disk>(
                 let path = paths.bases[1 - file].display();
                 warn!(file = %path, "damaged, recovered from the base before it and the journal");
             }
-            return Ok((file, record.link));
+            return Ok(Chosen { base: file, first: record.link, is_fallback: damaged.is_some() });
         }
         damaged.get_or_insert(record);
     }

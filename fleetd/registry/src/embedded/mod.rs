@@ -145,7 +145,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A writer that panicked has said so; there is nothing to add.
+            // One that panicked has ended fleetd where panics abort, and has said so elsewhere.
             let _ = thread.join();
         }
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,10 +226,10 @@ impl Store for EmbeddedStore {
         let published = lock(&self.shared.published);
         let header = published.state.header();
         let member_id = header.member_id;
-        let alarms = match published.health {
+        let alarms = match &published.health {
             Health::Well => Vec::new(),
             Health::Full => vec![Alarm::NoSpace { member_id }],
-            Health::Broken(_) => vec![Alarm::Corrupt { member_id }],
+            Health::Broken(detail) => vec![Alarm::Disk { detail: detail.clone() }],
         };
         Ok(StoreStatus {
             header,

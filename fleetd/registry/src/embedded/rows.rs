@@ -57,6 +57,15 @@ pub(super) struct RowError {
     at: usize,
 }
 
+impl RowError {
+    /// Not damage, which checksums find: a later version wrote what this one does not know.
+    pub fn is_of_later_version(&self) -> bool {
+        self.what == KIND
+    }
+}
+
+const KIND: &str = "kind of change";
+
 pub(super) fn encode(changes: &[Change]) -> Vec<u8> {
     let mut row = Vec::new();
     for change in changes {
@@ -114,7 +123,7 @@ pub(super) fn decode(row: &[u8]) -> Result<Vec<Entry>, RowError> {
     let mut reader = Reader { row, at: 0 };
     let mut entries = Vec::new();
     while !reader.is_at_end() {
-        entries.push(match reader.byte("kind of change")? {
+        entries.push(match reader.byte(KIND)? {
             COMMIT => reader.commit()?,
             GRANTED => {
                 let id = reader.some_lease()?;
@@ -124,7 +133,7 @@ pub(super) fn decode(row: &[u8]) -> Result<Vec<Entry>, RowError> {
             COMPACTED => Entry::Compacted(Revision(reader.u64("compacted revision")?)),
             TERM => Entry::Term(reader.u64("term")?),
             BASE => Entry::Base(reader.array("digest")?),
-            _ => return Err(reader.error("kind of change")),
+            _ => return Err(reader.error(KIND)),
         });
     }
     Ok(entries)

@@ -104,10 +104,17 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Everything that waits, at least one; empty when only a lease is due; `None` at the end.
+    /// Everything that waits, at least one; empty when only a lease or a full disk is due; `None` at the end.
     fn gather(&mut self) -> Option<Vec<Job>> {
-        let wake = lock(&self.published).state.next_expiry();
-        self.queue.gather(wake.map(|at| at.saturating_duration_since(self.clock.now())))
+        let idle = self.wake_at().map(|at| at.saturating_duration_since(self.clock.now()));
+        self.queue.gather(idle)
+    }
+
+    /// When something is to be done without a job: a lease ends, or a full disk is tried again.
+    fn wake_at(&self) -> Option<Instant> {
+        let published = lock(&self.published);
+        let retry_at = (published.health == Health::Full).then_some(self.retry_at);
+        published.state.next_expiry().into_iter().chain(retry_at).min()
     }
 
     fn serve(&mut self, mut jobs: Vec<Job>) {
@@ -129,7 +136,9 @@ impl<D: Disk> Writer<D> {
             let answer = self.draft_task(&job.task, &mut changes);
             answers.push((job, answer));
         }
-        if changes.is_empty() {
+        // On a disk that was full an empty record tells whether there is space again, so that this is known before
+        // somebody needs it.
+        if changes.is_empty() && lock(&self.published).health == Health::Well {
             return answer_all(answers);
         }
         let begin = std::time::Instant::now();

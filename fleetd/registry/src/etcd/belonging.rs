@@ -6,14 +6,22 @@
 //! us. What the registry itself says of its cluster is judged elsewhere.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tracing::warn;
 
 /// Which cluster was seen first, and what each endpoint said last. Clones share it, so that all stores made from one
 /// set of options agree.
 #[derive(Debug, Clone, Default)]
-pub struct Belonging(Arc<Mutex<Seen>>);
+pub struct Belonging(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    seen: Mutex<Seen>,
+    /// How often [`Belonging::choose`] has changed it. What was opened before that is another cluster's.
+    choices: watch::Sender<u64>,
+}
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -39,7 +47,7 @@ impl Belonging {
     /// # Errors
     /// [`Stranger`], for an endpoint that nothing may be sent to.
     pub(super) fn judge(&self, endpoint: &str, found: u64, count: usize) -> Result<(), Stranger> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.lock();
         let own = *seen.own.get_or_insert(found);
         let before = seen.endpoints.insert(endpoint.to_owned(), found);
         if found == own {
@@ -56,6 +64,33 @@ impl Belonging {
             warn!("{stranger}; correct etcd_servers, or put that member back into its cluster");
         }
         Err(stranger)
+    }
+
+    /// What `endpoint` said last is another cluster than the one in use: a connection to it is of no more use.
+    pub(super) fn is_stranger(&self, endpoint: &str) -> bool {
+        let seen = self.lock();
+        seen.own.is_some() && seen.endpoints.get(endpoint).is_some_and(|id| Some(*id) != seen.own)
+    }
+
+    /// From now on `cluster` is the one in use, whoever was seen first. `false`: it already was.
+    pub(super) fn choose(&self, cluster: u64) -> bool {
+        let mut seen = self.lock();
+        if seen.own == Some(cluster) {
+            return false;
+        }
+        seen.own = Some(cluster);
+        // Told under the lock, so that nobody who asks later misses it.
+        self.0.choices.send_modify(|choices| *choices += 1);
+        true
+    }
+
+    /// Changes when another cluster was chosen.
+    pub(super) fn choices(&self) -> watch::Receiver<u64> {
+        self.0.choices.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,6 +142,18 @@ mod tests {
         belonging.judge("c", 0xbad, 3).unwrap_err();
         // Put back into its cluster.
         belonging.judge("b", 1, 3).unwrap();
+    }
+
+    #[test]
+    fn a_cluster_that_is_chosen_is_the_own_one_although_another_was_seen_first() {
+        let belonging = Belonging::default();
+        let choices = belonging.choices();
+        belonging.judge("a", 1, 2).unwrap();
+        assert!(!belonging.choose(1) && !choices.has_changed().unwrap());
+        assert!(belonging.choose(2) && choices.has_changed().unwrap());
+        assert!(belonging.is_stranger("a") && !belonging.is_stranger("b"));
+        belonging.judge("a", 1, 2).unwrap_err();
+        belonging.judge("b", 2, 2).unwrap();
     }
 
     #[test]

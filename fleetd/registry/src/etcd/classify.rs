@@ -105,6 +105,8 @@ fn classify_status(asked: Asked, status: &tonic::Status) -> Failure {
     }
     match status.code() {
         Code::Unavailable if text.contains("etcdserver: no leader") => Failure::NotApplied(detail()),
+        // Said before it looks at the request.
+        Code::Unavailable if text.contains("not supported for learner") => Failure::NotApplied(detail()),
         Code::ResourceExhausted if text.contains("too many requests") => Failure::NotApplied(detail()),
         Code::ResourceExhausted if text.contains("space exceeded") => {
             Failure::Final(StoreError::NoSpace { operation })
@@ -192,6 +194,12 @@ mod tests {
     #[test]
     fn member_without_leader_has_not_applied_the_request() {
         assert!(matches!(verdict(Code::Unavailable, "etcdserver: no leader"), Failure::NotApplied(_)));
+    }
+
+    #[test]
+    fn learner_has_not_applied_the_request() {
+        let text = "etcdserver: rpc not supported for learner";
+        assert!(matches!(verdict(Code::Unavailable, text), Failure::NotApplied(_)));
     }
 
     #[test]

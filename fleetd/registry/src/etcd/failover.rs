@@ -10,7 +10,7 @@ use std::time::Duration;
 use etcd_client::Client;
 use tokio::time::{Instant, timeout_at};
 
-use super::belonging::Told;
+use super::belonging::{Belonging, Told};
 use super::classify::{Asked, Failure};
 use super::member::Member;
 use super::options::EtcdOptions;
@@ -26,6 +26,7 @@ pub(super) enum Repeat {
 
 pub(super) struct Members {
     pub all: Vec<Member>,
+    pub belonging: Belonging,
     /// The member that answered last.
     preferred: AtomicUsize,
     pub request_timeout: Duration,
@@ -42,6 +43,7 @@ impl Members {
         let all = options.endpoints.iter().map(|url| Member::new(url, options));
         Ok(Self {
             all: all.collect::<Result<_, _>>()?,
+            belonging: options.belonging.clone(),
             preferred: AtomicUsize::new(0),
             request_timeout: options.request_timeout,
         })

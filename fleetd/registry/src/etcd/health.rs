@@ -3,9 +3,11 @@
 //! Called by the store on an operator's request only. Each endpoint gets a connection of its own, without a user and
 //! also without a leader, so that what it says is about itself and not about the fail-over.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use etcd_client::{AlarmAction, AlarmType, Client};
+use bytes::Bytes;
+use etcd_client::{AlarmAction, AlarmType, Client, GetOptions};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
@@ -14,7 +16,9 @@ use super::convert;
 use super::failover::{Members, Repeat};
 use super::member::Member;
 use super::metrics::Metrics;
-use crate::store::{Alarm, EndpointHealth, EndpointReport, MemberInfo, Operation, StoreError, StoreHealth};
+use crate::store::{
+    Alarm, EndpointContent, EndpointHealth, EndpointReport, MemberInfo, Operation, StoreError, StoreHealth,
+};
 
 const ASKED: Asked = Asked { operation: Operation::Status, revision: None, lease: None };
 
@@ -51,6 +55,30 @@ async fn known_members(client: Client) -> Result<(u64, Vec<MemberInfo>), Failure
         urls: member.client_urls().to_vec(),
     });
     Ok((convert::header(reply.header()).cluster_id, members.collect()))
+}
+
+/// Also from members without a leader, and from those of other clusters. See [`Store::divided`](crate::store::Store).
+pub(super) async fn divided(members: &Members, key: &[u8]) -> Vec<EndpointContent> {
+    let within = members.request_timeout;
+    let ids = join_all(members.all.iter().map(|member| timeout(within, status(member)))).await;
+    let ids: Vec<Option<u64>> =
+        ids.into_iter().map(|status| Some(status.ok()?.ok()?.status.header.cluster_id)).collect();
+    if ids.iter().flatten().collect::<BTreeSet<_>>().len() < 2 {
+        return Vec::new();
+    }
+    let value = async |member: &Member| {
+        let client = member.reader().await.ok()?;
+        let reply = client.kv_client().get(key, Some(GetOptions::new().with_serializable())).await.ok()?;
+        reply.kvs().first().map(|kv| Bytes::copy_from_slice(kv.value()))
+    };
+    let values = join_all(members.all.iter().map(|member| timeout(within, value(member)))).await;
+    let each = members.all.iter().zip(ids).zip(values);
+    each.map(|((member, cluster_id), value)| EndpointContent {
+        endpoint: member.url().to_owned(),
+        cluster_id,
+        value: value.ok().flatten(),
+    })
+    .collect()
 }
 
 async fn one(member: &Member, metrics: &Metrics, within: Duration) -> EndpointReport {

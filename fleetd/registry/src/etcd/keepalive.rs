@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper};
+use tokio::sync::watch;
 
 use super::classify::{Asked, Failure, classify};
 use super::convert;
@@ -16,6 +17,8 @@ use crate::store::{LeaseId, Operation};
 struct Renewal {
     keeper: LeaseKeeper,
     answers: LeaseKeepAliveStream,
+    /// Changes when another cluster of etcd is used from then on.
+    choices: watch::Receiver<u64>,
 }
 
 #[derive(Default)]
@@ -34,18 +37,27 @@ impl Renewals {
     }
 
     /// Opens a stream to a member and renews over it. With the member's cluster, zero if that is not told.
-    pub async fn open(&self, client: Client, id: LeaseId) -> Result<(u64, Duration), Failure> {
+    /// When `choices` changes the stream is of no more use.
+    pub async fn open(
+        &self,
+        client: Client,
+        id: LeaseId,
+        choices: watch::Receiver<u64>,
+    ) -> Result<(u64, Duration), Failure> {
         let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseKeepAlive) };
         let (keeper, answers) = match client.lease_client().keep_alive(id.0).await {
             Ok(opened) => opened,
             // How the library says that the first answer's time to live was zero.
             Err(etcd_client::Error::LeaseKeepAliveError(text)) if text == "lease not found" => {
-                return Ok((0, Duration::ZERO));
+                // It does not say of which cluster: a stranger has no lease of ours, which ends none.
+                let left = client.lease_client().time_to_live(id.0, None).await;
+                let left = left.map_err(|error| classify(asked, &error))?;
+                return Ok((convert::header(left.header()).cluster_id, Duration::ZERO));
             }
             Err(error) => return Err(classify(asked, &error)),
         };
         // The library keeps the first answer to itself, time to live included: ask again.
-        let mut renewal = Renewal { keeper, answers };
+        let mut renewal = Renewal { keeper, answers, choices };
         let (cluster, ttl) = renewal.ask().await.map_err(|error| classify(asked, &error))?;
         self.put_back(id, renewal, ttl);
         Ok((cluster, ttl))
@@ -56,7 +68,8 @@ impl Renewals {
     }
 
     fn take(&self, id: LeaseId) -> Option<Renewal> {
-        self.open.lock().expect("nobody panics while holding it").remove(&id)
+        let renewal = self.open.lock().expect("nobody panics while holding it").remove(&id)?;
+        (!renewal.choices.has_changed().is_ok_and(|changed| changed)).then_some(renewal)
     }
 
     fn put_back(&self, id: LeaseId, renewal: Renewal, ttl: Duration) {

@@ -11,10 +11,11 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::belonging::{Belonging, Stranger};
 use super::classify::{Asked, Failure, classify, is_authentication_off};
+use super::credentials::{Credentials, Pems};
 use super::options::EtcdOptions;
 use super::place::Place;
 use crate::store::{Operation, StoreError};
@@ -26,7 +27,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a password check behind those of all the other machines, after a member's start.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-type Opening = Shared<BoxFuture<'static, Result<Arc<Client>, Failure>>>;
+/// When it ended, and how.
+type Opening = Shared<BoxFuture<'static, (Instant, Result<Arc<Client>, Failure>)>>;
 
 enum Slot {
     Closed,
@@ -45,7 +47,7 @@ impl Member {
             place: Place::parse(url, options.tls.is_some())?,
             connect: connect_options(options),
             user: options.user.clone(),
-            tls: options.tls.is_some().then(|| tls_options(options)),
+            tls: options.tls.clone().map(Credentials::new),
             belonging: options.belonging.clone(),
             endpoints: options.endpoints.len(),
             answers_within: options.request_timeout,
@@ -72,30 +74,49 @@ impl Member {
     /// # Errors
     /// Nothing was sent then.
     pub async fn client(&self, patience: Duration) -> Result<Arc<Client>, Failure> {
-        let opening = {
+        let began = Instant::now();
+        loop {
+            let opening = match self.connection() {
+                Ok(client) => return Ok(client),
+                Err(opening) => opening,
+            };
+            let left = patience.saturating_sub(began.elapsed());
+            let Ok((ended, outcome)) = timeout(left, opening.clone()).await else {
+                return Err(Failure::NotApplied(format!("no connection within {patience:?}")));
+            };
             let mut slot = self.lock();
-            match &*slot {
-                Slot::Open(client) => return Ok(Arc::clone(client)),
-                Slot::Opening(opening) => opening.clone(),
-                Slot::Closed => {
-                    let task = tokio::spawn(Arc::clone(&self.login).open());
-                    let opening = async move {
-                        task.await.unwrap_or_else(|_| Err(Failure::NotApplied("fleetd is ending".to_owned())))
-                    };
-                    let opening = opening.boxed().shared();
-                    *slot = Slot::Opening(opening.clone());
-                    opening
-                }
+            if matches!(&*slot, Slot::Opening(current) if current.ptr_eq(&opening)) {
+                *slot = outcome.as_ref().map_or(Slot::Closed, |client| Slot::Open(Arc::clone(client)));
             }
-        };
-        let Ok(outcome) = timeout(patience, opening.clone()).await else {
-            return Err(Failure::NotApplied(format!("no connection within {patience:?}")));
-        };
-        let mut slot = self.lock();
-        if matches!(&*slot, Slot::Opening(current) if current.ptr_eq(&opening)) {
-            *slot = outcome.as_ref().map_or(Slot::Closed, |client| Slot::Open(Arc::clone(client)));
+            // An attempt that failed when nobody waited any more says nothing of now.
+            if outcome.is_ok() || ended >= began {
+                return outcome;
+            }
         }
-        outcome
+    }
+
+    /// The connection, or the one that is being made.
+    fn connection(&self) -> Result<Arc<Client>, Opening> {
+        let mut slot = self.lock();
+        match &*slot {
+            Slot::Open(client) if !self.login.belonging.is_stranger(self.url()) => Ok(Arc::clone(client)),
+            Slot::Opening(opening) => Err(opening.clone()),
+            Slot::Open(_) | Slot::Closed => {
+                let login = Arc::clone(&self.login);
+                let task = tokio::spawn(async move {
+                    let outcome = login.open().await;
+                    (Instant::now(), outcome)
+                });
+                let opening = async move {
+                    task.await.unwrap_or_else(|_| {
+                        (Instant::now(), Err(Failure::NotApplied("fleetd is ending".to_owned())))
+                    })
+                };
+                let opening = opening.boxed().shared();
+                *slot = Slot::Opening(opening.clone());
+                Err(opening)
+            }
+        }
     }
 
     /// A connection of its own without a user, which also a member without a leader answers.
@@ -104,12 +125,24 @@ impl Member {
         self.login.connect(connect).await.map_err(|error| failure(&error))
     }
 
+    /// A connection of its own with the user, which also a member without a leader answers.
+    pub async fn reader(&self) -> Result<Client, Failure> {
+        let connect = self.login.connect.clone().with_require_leader(false);
+        self.login.log_in(connect).await.map_err(|error| failure(&error))
+    }
+
     /// The next call makes a new connection, unless another caller has made one since `client` was given.
     pub fn forget(&self, client: &Arc<Client>) {
         let mut slot = self.lock();
         if matches!(&*slot, Slot::Open(current) if Arc::ptr_eq(current, client)) {
             *slot = Slot::Closed;
         }
+    }
+
+    #[cfg(test)]
+    pub fn has_failed(&self) -> bool {
+        matches!(&*self.lock(), Slot::Opening(opening)
+            if matches!(opening.clone().now_or_never(), Some((_, Err(_)))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Slot> {
@@ -127,7 +160,7 @@ struct Login {
     place: Place,
     connect: ConnectOptions,
     user: Option<(String, String)>,
-    tls: Option<TlsOptions>,
+    tls: Option<Credentials>,
     belonging: Belonging,
     /// How many there are of which this is one.
     endpoints: usize,
@@ -136,17 +169,18 @@ struct Login {
 
 impl Login {
     async fn open(self: Arc<Self>) -> Result<Arc<Client>, Failure> {
-        let connecting = async {
-            let Some((name, password)) = &self.user else { return self.connect(self.connect.clone()).await };
-            match self.connect(self.connect.clone().with_user(name, password)).await {
-                Err(error) if is_authentication_off(&error) => self.connect(self.connect.clone()).await,
-                outcome => outcome,
-            }
-        };
-        match timeout(LOGIN_TIMEOUT, connecting).await {
+        match timeout(LOGIN_TIMEOUT, self.log_in(self.connect.clone())).await {
             Ok(Ok(client)) => self.of_our_cluster(client).await.map(Arc::new),
             Ok(Err(error)) => Err(failure(&error)),
             Err(_) => Err(Failure::NotApplied(format!("no connection within {LOGIN_TIMEOUT:?}"))),
+        }
+    }
+
+    async fn log_in(&self, options: ConnectOptions) -> Result<Client, etcd_client::Error> {
+        let Some((name, password)) = &self.user else { return self.connect(options).await };
+        match self.connect(options.clone().with_user(name, password)).await {
+            Err(error) if is_authentication_off(&error) => self.connect(options).await,
+            outcome => outcome,
         }
     }
 
@@ -174,7 +208,8 @@ impl Login {
         let url = self.place.next_url().await.map_err(etcd_client::Error::EndpointError)?;
         if let Some(tls) = &self.tls {
             // The address stands in the URL, the certificate names the host.
-            options = options.with_tls(tls.clone().domain_name(self.place.host()));
+            let pems = tls.read().await.map_err(etcd_client::Error::EndpointError)?;
+            options = options.with_tls(tls_options(&pems).domain_name(self.place.host()));
         }
         Client::connect([url], Some(options)).await
     }
@@ -199,15 +234,13 @@ fn connect_options(options: &EtcdOptions) -> ConnectOptions {
         .with_auto_token_refresh(false)
 }
 
-fn tls_options(options: &EtcdOptions) -> TlsOptions {
-    let mut wire = TlsOptions::new();
-    let Some(tls) = &options.tls else { return wire };
-    wire = match &tls.ca {
-        Some(ca) => wire.ca_certificate(Certificate::from_pem(ca)),
-        None => wire.with_enabled_roots(),
+fn tls_options(pems: &Pems) -> TlsOptions {
+    let wire = match &pems.ca {
+        Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
+        None => TlsOptions::new().with_enabled_roots(),
     };
-    if let Some((certificate, key)) = &tls.identity {
-        wire = wire.identity(Identity::from_pem(certificate, key));
+    match &pems.identity {
+        Some((certificate, key)) => wire.identity(Identity::from_pem(certificate, key)),
+        None => wire,
     }
-    wire
 }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::credentials::{Credentials, Pems};
 use super::options::EtcdTls;
 use super::place::Place;
 use crate::store::Revision;
@@ -31,12 +32,12 @@ pub(super) struct Numbers {
 }
 
 pub(super) struct Metrics {
-    tls: Option<EtcdTls>,
+    tls: Option<Credentials>,
 }
 
 impl Metrics {
     pub fn new(tls: Option<&EtcdTls>) -> Self {
-        Self { tls: tls.cloned() }
+        Self { tls: tls.cloned().map(Credentials::new) }
     }
 
     /// # Errors
@@ -47,12 +48,15 @@ impl Metrics {
             return get(stream, place.host()).await;
         }
         let name = ServerName::try_from(place.host().to_owned())?;
-        let stream = TlsConnector::from(self.client_config()?).connect(name, stream).await?;
+        let stream = TlsConnector::from(self.client_config().await?).connect(name, stream).await?;
         get(stream, place.host()).await
     }
 
-    fn client_config(&self) -> Result<Arc<ClientConfig>, Error> {
-        let tls = self.tls.clone().unwrap_or_default();
+    async fn client_config(&self) -> Result<Arc<ClientConfig>, Error> {
+        let tls = match &self.tls {
+            Some(tls) => tls.read().await?,
+            None => Pems::default(),
+        };
         let mut roots = RootCertStore::empty();
         match &tls.ca {
             Some(pem) => {

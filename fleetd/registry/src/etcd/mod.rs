@@ -8,8 +8,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::store::{
-    Lease, LeaseId, LeaseTtl, Operation, Range, RangeReply, Revision, Store, StoreError, StoreHealth,
-    StoreKind, StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
+    EndpointContent, Lease, LeaseId, LeaseTtl, Operation, Range, RangeReply, Revision, Store, StoreError,
+    StoreHealth, StoreKind, StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
 };
 use async_trait::async_trait;
 
@@ -18,6 +18,7 @@ mod auth_tests;
 mod belonging;
 mod classify;
 mod convert;
+mod credentials;
 mod failover;
 mod health;
 mod keepalive;
@@ -37,6 +38,7 @@ use failover::{Members, Repeat};
 use keepalive::Renewals;
 use metrics::Metrics;
 pub use options::{EtcdOptions, EtcdTls};
+pub use place::Endpoint;
 
 /// etcd's own limit on a request is 1.5 MiB, but answers to a page of keys may be larger than the
 /// library's 4 MiB.
@@ -103,7 +105,10 @@ impl Store for EtcdStore {
 
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, StoreError> {
         let asked = Asked { revision: Some(request.from), ..Asked::new(Operation::Watch) };
-        let opened = self.members.call(asked, Repeat::Freely, |client| watch::open(client, request.clone()));
+        let choices = self.members.belonging.choices();
+        let opened = self
+            .members
+            .call(asked, Repeat::Freely, |client| watch::open(client, request.clone(), choices.clone()));
         opened.await.map(|(_, stream)| stream)
     }
 
@@ -126,7 +131,10 @@ impl Store for EtcdStore {
             return Ok(ttl);
         }
         let asked = Asked { lease: Some(id), ..Asked::new(Operation::LeaseKeepAlive) };
-        let opened = self.members.call(asked, Repeat::Freely, |client| self.renewals.open(client, id));
+        let choices = self.members.belonging.choices();
+        let opened = self
+            .members
+            .call(asked, Repeat::Freely, |client| self.renewals.open(client, id, choices.clone()));
         opened.await.map(|(_, ttl)| ttl)
     }
 
@@ -187,6 +195,18 @@ impl Store for EtcdStore {
 
     async fn health(&self) -> StoreHealth {
         health::of(&self.members, &self.metrics).await
+    }
+
+    async fn divided(&self, key: &[u8]) -> Vec<EndpointContent> {
+        health::divided(&self.members, key).await
+    }
+
+    fn use_cluster(&self, cluster_id: u64) -> bool {
+        let is_new = self.members.belonging.choose(cluster_id);
+        if is_new {
+            tracing::warn!(cluster = %format_args!("{cluster_id:x}"), "another cluster of etcd is used from now on");
+        }
+        is_new
     }
 
     fn kind(&self) -> StoreKind {

@@ -1,6 +1,7 @@
 //! How to reach etcd. Filled in by the shell from its configuration.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::belonging::Belonging;
@@ -21,13 +22,13 @@ pub struct EtcdOptions {
     pub belonging: Belonging,
 }
 
-/// What is needed beside `https://` endpoints; all PEM.
-#[derive(Clone, Default)]
+/// What is needed beside `https://` endpoints; all PEM. The files are read again for every connection.
+#[derive(Debug, Clone, Default)]
 pub struct EtcdTls {
     /// The authority that signed the members' certificates; without it those of this system are believed.
-    pub ca: Option<Vec<u8>>,
+    pub ca: Option<PathBuf>,
     /// Own certificate and key, if etcd asks for a client certificate.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl EtcdOptions {
@@ -57,14 +58,5 @@ impl fmt::Debug for EtcdOptions {
             .field("user", &self.user.as_ref().map(|(name, _)| name))
             .field("tls", &self.tls)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for EtcdTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdTls")
-            .field("has_ca", &self.ca.is_some())
-            .field("has_identity", &self.identity.is_some())
-            .finish()
     }
 }

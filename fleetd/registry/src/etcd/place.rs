@@ -3,7 +3,7 @@
 //! Called when a connection is made. A name is looked up on a thread of its own, at most one at a time: the pool of the
 //! runtime is small and writes files, and a name server that is silent holds a thread for half a minute.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +20,57 @@ const LOOKUP_PATIENCE: Duration = Duration::from_millis(150);
 
 /// For one of several addresses to take a connection.
 const KNOCK_PATIENCE: Duration = Duration::from_millis(100);
+
+/// A member's URL taken apart. Also asked by who reads a configuration, so that what is taken there is taken here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A name or an address, without brackets.
+    pub host: String,
+    pub port: u16,
+    pub is_tls: bool,
+}
+
+impl Endpoint {
+    /// # Errors
+    /// What is wrong with it. Never repeats the URL, in which a password may stand.
+    pub fn parse(url: &str) -> Result<Endpoint, &'static str> {
+        let is_tls = url.starts_with("https://");
+        if !is_tls && !url.starts_with("http://") {
+            return Err("it must begin with http:// or https://");
+        }
+        let uri: Uri = url.parse().map_err(|_| "it is no URL")?;
+        let authority = uri.authority().ok_or("it names no host")?;
+        if authority.as_str().contains('@') {
+            return Err("user and password belong in keys of their own");
+        }
+        // The parser drops a fragment without a word.
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || url.contains('#') {
+            return Err("nothing may follow the host and its port");
+        }
+        let bracketed = authority.host();
+        let host = match bracketed.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(host) if host.parse::<Ipv6Addr>().is_err() => {
+                return Err("in brackets there is no IPv6 address");
+            }
+            Some(host) => host,
+            None => bracketed,
+        };
+        if host.is_empty() {
+            return Err("it names no host");
+        }
+        let port = match authority.as_str().strip_prefix(bracketed).unwrap_or_default() {
+            "" if is_tls => 443,
+            "" => 80,
+            port => {
+                let digits =
+                    port.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+                let port = digits.and_then(|digits| digits.parse().ok()).filter(|port| *port != 0);
+                port.ok_or("its port is no number from 1 to 65535")?
+            }
+        };
+        Ok(Endpoint { host: host.to_owned(), port, is_tls })
+    }
+}
 
 pub(super) struct Place {
     url: String,
@@ -45,20 +96,10 @@ impl Place {
     pub fn parse(url: &str, has_tls: bool) -> Result<Self, StoreError> {
         let refuse =
             |detail: &str| StoreError::Endpoint { endpoint: url.to_owned(), detail: detail.to_owned() };
-        let is_tls = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-            (Some(_), _) => true,
-            (None, Some(_)) if has_tls => {
-                return Err(refuse("certificates are configured, so it must begin with https://"));
-            }
-            (None, Some(_)) => false,
-            (None, None) => return Err(refuse("it must begin with http:// or https://")),
-        };
-        let uri: Uri = url.parse().map_err(|_| refuse("it is no URL"))?;
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        if host.is_empty() {
-            return Err(refuse("it names no host"));
+        let Endpoint { host, port, is_tls } = Endpoint::parse(url).map_err(refuse)?;
+        if has_tls && !is_tls {
+            return Err(refuse("certificates are configured, so it must begin with https://"));
         }
-        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let names = host.parse::<IpAddr>().is_err().then(|| Names {
             last: Arc::default(),
             looking: Mutex::default(),
@@ -177,6 +218,41 @@ mod tests {
         assert!(Place::parse("http://10.0.0.1:2379", true).is_err());
         assert!(Place::parse("https://10.0.0.1:2379", true).is_ok());
         assert!(Place::parse("https://:2379", true).is_err());
+    }
+
+    #[test]
+    fn url_that_cannot_be_meant_is_refused_instead_of_guessed_at() {
+        let parsed = |url| Endpoint::parse(url).map(|endpoint| (endpoint.host, endpoint.port));
+        for (url, host, port) in [
+            ("http://a:2379", "a", 2379),
+            ("https://a:2379/", "a", 2379),
+            ("http://[fd00::1]:1", "fd00::1", 1),
+            ("http://[fd00::1]", "fd00::1", 80),
+            ("https://10.0.0.1", "10.0.0.1", 443),
+        ] {
+            assert_eq!(parsed(url), Ok((host.to_owned(), port)), "{url}");
+        }
+        for (url, why) in [
+            ("a:2379", "must begin"),
+            ("http://", "no URL"),
+            ("http://:2379", "no host"),
+            ("http://a:", "port"),
+            ("http://a:0", "port"),
+            ("http://a:99999", "port"),
+            ("http://a:2379x", "port"),
+            ("http://a:+1", "port"),
+            ("http://[fd00::1]x", "port"),
+            ("http://[a]:1", "brackets"),
+            ("http://fd00::1:2379", "no URL"),
+            ("http://me:secret@a:1", "keys of their own"),
+            ("http://a:1/v3", "may follow"),
+            ("http://a:1/?x", "may follow"),
+            ("http://a:1#x", "may follow"),
+            ("http://a b:1", "no URL"),
+        ] {
+            let found = parsed(url).unwrap_err();
+            assert!(found.contains(why), "{url}: {found}");
+        }
     }
 
     #[tokio::test]

@@ -149,15 +149,7 @@ impl EtcdServers {
 
     /// Waits until the cluster answers a linearizable read.
     pub async fn wait_for_leader(&self) {
-        self.wait_until_answers(&self.store()).await;
-    }
-
-    /// As this user, once authentication is on.
-    pub async fn wait_for_leader_of(&self, user: &str, password: &str) {
-        self.wait_until_answers(&self.store_of(user, password)).await;
-    }
-
-    async fn wait_until_answers(&self, store: &EtcdStore) {
+        let store = self.store();
         let deadline = Instant::now() + Duration::from_secs(30);
         while let Err(error) = store.range(Range::key("/fleet/")).await {
             assert!(Instant::now() < deadline, "etcd does not come up: {error}");
@@ -175,11 +167,6 @@ impl EtcdServers {
             let _ = child.kill();
             let _ = child.wait();
         }
-    }
-
-    /// Starts a member that was killed, without waiting for it.
-    pub fn respawn(&mut self, index: usize) {
-        self.spawn(index);
     }
 
     /// The member as a cluster of its own at the same address, empty.

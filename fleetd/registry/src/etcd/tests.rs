@@ -4,9 +4,11 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::member::Member;
 use super::server::{EtcdServers, Version};
 use super::{EtcdOptions, EtcdStore};
 use crate::follow::{FollowEvent, FollowOptions, Follower};
@@ -132,6 +134,38 @@ async fn black_hole_is_given_up_within_the_budget() {
 }
 
 #[tokio::test]
+async fn of_several_clusters_the_one_that_is_chosen_is_used_and_watches_of_the_others_end() {
+    let servers = [EtcdServers::start(1).await, EtcdServers::start(1).await];
+    put(&servers[1].store(), "/a", "theirs").await.unwrap();
+    let mut endpoints: Vec<String> = servers.iter().flat_map(|servers| servers.options().endpoints).collect();
+    endpoints.push("http://127.0.0.1:9".to_owned());
+    let options = EtcdOptions { endpoints, ..servers[0].options() };
+    let (store, of_lease) = (EtcdStore::new(&options).unwrap(), EtcdStore::new(&options).unwrap());
+    assert_eq!(servers[0].store().divided(b"/a").await, [], "one cluster");
+    assert_eq!(store.range(Range::key("/a")).await.unwrap().count, 0);
+    let each = store.divided(b"/a").await;
+    let values: Vec<Option<bytes::Bytes>> = each.iter().map(|endpoint| endpoint.value.clone()).collect();
+    assert_eq!(values, [None, Some("theirs".into()), None]);
+    let ids: Vec<Option<u64>> = each.iter().map(|endpoint| endpoint.cluster_id).collect();
+    assert!(ids[0].is_some() && ids[1].is_some() && ids[0] != ids[1] && ids[2].is_none(), "{ids:?}");
+    let lease = of_lease.lease_grant(Duration::from_secs(60)).await.unwrap();
+    assert!(!of_lease.lease_keep_alive(lease.id).await.unwrap().is_zero());
+    let request = crate::store::WatchRequest::new(vec![KeyRange::key("/a")], crate::store::Revision(1));
+    let mut watch = store.watch(request).await.unwrap();
+
+    assert!(store.use_cluster(ids[1].unwrap()) && !store.use_cluster(ids[1].unwrap()));
+    let last = tokio::time::timeout(Duration::from_secs(5), watch.next()).await.unwrap();
+    assert!(matches!(last, Some(crate::store::WatchReply::Cancelled { .. })), "{last:?}");
+    // The connection to the first one is open, and is not used again; a write meets nobody's doubt.
+    store.txn(Txn::of(vec![Op::put("/b", "x")])).await.unwrap();
+    assert_eq!(store.range(Range::key("/a")).await.unwrap().kvs[0].value, "theirs");
+    assert_eq!(servers[0].store().range(Range::prefix("/")).await.unwrap().count, 0);
+    // Whoever shares the options has changed with it; its stream to the first one is still open.
+    assert!(of_lease.lease_keep_alive(lease.id).await.unwrap().is_zero());
+    of_lease.lease_grant(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_endpoint_of_another_cluster_is_refused_and_never_written_to() {
     let mut ours = EtcdServers::start(1).await;
     // Another peer address is another cluster id.
@@ -172,6 +206,22 @@ async fn a_cluster_that_takes_the_address_of_ours_answers_nothing_for_it() {
     let write = store.txn(Txn::of(vec![Op::put("/a", "x")])).await.unwrap_err();
     assert!(write.to_string().contains("belongs to etcd cluster"), "{write}");
     assert_eq!(ours.store().range(Range::key("/a")).await.unwrap().count, 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_failed_for_nobody_is_made_anew_for_the_next_caller() {
+    let mut servers = EtcdServers::start(1).await;
+    let member = Member::new(&servers.options().endpoints[0], &servers.options()).unwrap();
+    servers.kill(0);
+    // Whoever asked gives up at once; the attempt goes on by itself, and is refused.
+    assert!(member.client(Duration::from_secs(5)).now_or_never().is_none());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !member.has_failed() {
+        assert!(Instant::now() < deadline, "the attempt does not end");
+        sleep(Duration::from_millis(10)).await;
+    }
+    servers.restart(0).await;
+    member.client(Duration::from_secs(5)).await.expect("a call of its own connects");
 }
 
 #[tokio::test]

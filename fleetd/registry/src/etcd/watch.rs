@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use etcd_client::{Client, WatchOptions, WatchResponse};
 use futures_util::stream;
+use tokio::sync::watch;
 
 use super::classify::{Asked, Failure, classify, may_be_token};
 use super::convert;
@@ -25,10 +26,16 @@ struct Watching {
     /// Up to where each range is complete.
     progress: BTreeMap<WatchId, Revision>,
     is_over: bool,
+    /// Changes when another cluster of etcd is used from then on.
+    choices: watch::Receiver<u64>,
 }
 
-/// With the id of the cluster that accepted it.
-pub(super) async fn open(client: Client, request: WatchRequest) -> Result<(u64, WatchStream), Failure> {
+/// With the id of the cluster that accepted it. It ends when `choices` changes.
+pub(super) async fn open(
+    client: Client,
+    request: WatchRequest,
+    choices: watch::Receiver<u64>,
+) -> Result<(u64, WatchStream), Failure> {
     let asked = Asked { revision: Some(request.from), ..Asked::new(Operation::Watch) };
     let failed = |error: etcd_client::Error| classify(asked, &error);
     let mut watches = client.watch_client().max_decoding_message_size(MAX_REPLY_BYTES);
@@ -55,7 +62,7 @@ pub(super) async fn open(client: Client, request: WatchRequest) -> Result<(u64, 
         stream.watch(key, Some(options)).await.map_err(failed)?;
     }
     let mut watching =
-        Watching { stream, waiting: VecDeque::new(), progress: BTreeMap::new(), is_over: false };
+        Watching { stream, waiting: VecDeque::new(), progress: BTreeMap::new(), is_over: false, choices };
     let cluster = watching.accept(&request, failed).await?;
     let replies = stream::unfold(watching, |mut watching| async move {
         watching.next().await.map(|reply| (reply, watching))
@@ -97,13 +104,26 @@ impl Watching {
 
     async fn next(&mut self) -> Option<WatchReply> {
         loop {
+            if !self.is_over && self.choices.has_changed().is_ok_and(|changed| changed) {
+                self.waiting.clear();
+                self.cancel("another cluster of etcd was chosen".to_owned());
+            }
             if let Some(reply) = self.waiting.pop_front() {
                 return Some(reply);
             }
             if self.is_over {
                 return None;
             }
-            match self.stream.message().await {
+            let message = tokio::select! {
+                // The store may be gone, with its choices; its watches go on.
+                Ok(()) = self.choices.changed() => {
+                    self.choices.mark_changed();
+                    continue;
+                }
+                // Nothing is lost when this is dropped: a message is taken whole or not at all.
+                message = self.stream.message() => message,
+            };
+            match message {
                 Ok(Some(reply)) => self.take(&reply),
                 Ok(None) => self.cancel("the member closed the watch".to_owned()),
                 Err(error) => match classify(Asked::new(Operation::Watch), &error) {

@@ -109,8 +109,9 @@ impl Registry {
             let sample = String::from_utf8_lossy(&kv.key).into_owned();
             return Ok(Created::NotEmpty { keys: any.count, sample });
         }
-        // Whoever writes anything else first compares the cluster record, so that its absence is enough.
-        let compares = vec![Compare::absent(cluster.clone())];
+        // Whoever writes anything else first compares the cluster record, or the claim of an import, so that their
+        // absence is enough.
+        let compares = vec![Compare::absent(cluster.clone()), Compare::absent(self.key(&Key::Import))];
         let txn = Txn::of(vec![Op::put(cluster.clone(), encode(record))])
             .when(compares)
             .otherwise(vec![Op::range(Range::key(cluster))]);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use unit_files::{ContentHash, UnitName};
 
 use super::entry;
+use super::snapshot::Snapshot;
 use crate::codec::{decode, encode};
 use crate::keys::{Key, Keys};
 use crate::store::{KeyValue, Revision};
@@ -66,6 +67,19 @@ impl Export {
     /// Machines that have a record.
     pub fn machines(&self) -> impl Iterator<Item = &MachineId> {
         self.entries.keys().filter_map(|key| if let Key::Machine(id) = key { Some(id) } else { None })
+    }
+
+    /// As if it had been read from a registry. What cannot be read was refused before.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let keys = Keys::new(crate::keys::DEFAULT_PREFIX).expect("the default is a prefix");
+        let mut snapshot = Snapshot::default();
+        for (key, value) in &self.entries {
+            if let Some(Ok(entry)) = entry::read(&keys, &key_value(&keys, key, value)) {
+                snapshot.insert(entry);
+            }
+        }
+        snapshot
     }
 
     /// As lines of JSON.
@@ -142,20 +156,29 @@ pub(super) fn is_exported(key: &Key) -> bool {
         | Key::Order(..)
         | Key::State(..)
         | Key::Event(_) => true,
-        Key::Hold | Key::Brake | Key::Leader | Key::Presence(_) | Key::Lost(_) | Key::Witness(_) => false,
+        Key::Hold
+        | Key::Import
+        | Key::Brake
+        | Key::Leader
+        | Key::Presence(_)
+        | Key::Lost(_)
+        | Key::Witness(_) => false,
     }
 }
 
-fn judge(keys: &Keys, key: &Key, value: &Bytes) -> Result<(), String> {
-    let kv = KeyValue {
+fn key_value(keys: &Keys, key: &Key, value: &Bytes) -> KeyValue {
+    KeyValue {
         key: keys.key(key),
         value: value.clone(),
         create_revision: Revision(0),
         mod_revision: Revision(0),
         version: 1,
         lease: None,
-    };
-    match entry::read(keys, &kv) {
+    }
+}
+
+fn judge(keys: &Keys, key: &Key, value: &Bytes) -> Result<(), String> {
+    match entry::read(keys, &key_value(keys, key, value)) {
         Some(Ok(entry::Entry::Content(hash, _))) if ContentHash::of(value) != hash => {
             Err(format!("{key}: the text does not have this hash"))
         }

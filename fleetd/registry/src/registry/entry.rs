@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use fleet_core::records::{
-    BrakeCause, BrakeRecord, BrakeState, ClusterRecord, EventRecord, Extra, HoldRecord, LeaderRecord,
-    LostRecord, MachineRecord, Order, Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord, Versioned,
-    WitnessRecord,
+    BrakeCause, BrakeRecord, BrakeState, ClusterRecord, EventRecord, Extra, HoldRecord, ImportRecord,
+    LeaderRecord, LostRecord, MachineRecord, Order, Placement, PresenceRecord, SCHEMA, StateRow, UnitRecord,
+    Versioned, WitnessRecord,
 };
 use fleet_core::world::Event;
 use fleet_core::{MachineId, Revision, Timestamp};
@@ -20,6 +20,7 @@ use crate::store::{KeyValue, WatchEvent};
 pub enum Entry {
     Cluster(Box<Versioned<ClusterRecord>>),
     Hold(Box<Versioned<HoldRecord>>),
+    Import(Box<Versioned<ImportRecord>>),
     Brake(Box<Versioned<BrakeRecord>>),
     Leader(Box<Versioned<LeaderRecord>>),
     Unit(UnitName, Box<Versioned<UnitRecord>>),
@@ -73,6 +74,7 @@ fn entry(key: &Key, kv: &KeyValue) -> Result<Entry, CodecError> {
     Ok(match key {
         Key::Cluster => Entry::Cluster(boxed(key, kv)?),
         Key::Hold => Entry::Hold(boxed(key, kv)?),
+        Key::Import => Entry::Import(boxed(key, kv)?),
         Key::Brake => Entry::Brake(boxed(key, kv)?),
         Key::Leader => Entry::Leader(boxed(key, kv)?),
         Key::Unit(unit) => Entry::Unit(unit.clone(), boxed(key, kv)?),
@@ -103,7 +105,11 @@ impl Entry {
             Entry::Lost(machine, record) => Event::Lost { machine, record: Some(*record), read_at },
             Entry::Order(id, unit, order) => Event::Order(id, unit, Some(*order)),
             Entry::State(id, unit, row) => Event::State(id, unit, Some(*row)),
-            Entry::Leader(_) | Entry::Content(..) | Entry::Witness(..) | Entry::Event(..) => return None,
+            Entry::Import(_)
+            | Entry::Leader(_)
+            | Entry::Content(..)
+            | Entry::Witness(..)
+            | Entry::Event(..) => return None,
         })
     }
 }
@@ -135,6 +141,7 @@ impl Entry {
         match self {
             Entry::Cluster(_) => Key::Cluster,
             Entry::Hold(_) => Key::Hold,
+            Entry::Import(_) => Key::Import,
             Entry::Brake(_) => Key::Brake,
             Entry::Leader(_) => Key::Leader,
             Entry::Unit(unit, _) => Key::Unit(unit.clone()),
@@ -163,7 +170,7 @@ fn deletion(key: Key, read_at: Timestamp) -> Option<Event> {
         Key::Lost(machine) => Event::Lost { machine, record: None, read_at },
         Key::Order(id, unit) => Event::Order(id, unit, None),
         Key::State(id, unit) => Event::State(id, unit, None),
-        Key::Leader | Key::Content(_) | Key::Witness(_) | Key::Event(_) => return None,
+        Key::Import | Key::Leader | Key::Content(_) | Key::Witness(_) | Key::Event(_) => return None,
     })
 }
 

@@ -1,56 +1,23 @@
-//! The registry as one document, and a registry made from it: how a cluster moves from one store to another, and how a
-//! machine takes its units into another cluster. Machines go on without a restart of any unit, because records and
-//! orders arrive as they were, uids and order numbers included; the higher epoch makes each of them anchor anew.
+//! The registry as one document, and what those who bring one of these to another store have in common.
 //!
-//! Called by the API and by the shell's `join`.
+//! Called by the API and by the shell's `join`. A registry is made from a document in [`import`](super::import), a
+//! machine's units come into another cluster in [`arrival`](super::arrival).
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fleet_core::records::{ClusterRecord, EventNote, Placement, Versioned};
-use fleet_core::{ClusterId, Epoch, MachineId, Revision};
-use unit_files::UnitName;
+use fleet_core::records::{ClusterRecord, EventNote, HoldRecord, Placement, Versioned};
+use fleet_core::{Epoch, Revision};
 
 use super::batch::Asked;
 use super::document::{Export, is_exported};
-use super::{Registry, RegistryError, entry, typed};
+use super::{ATTEMPTS, Registry, RegistryError, entry};
 use crate::codec::{decode, encode};
-use crate::keys::{Area, Key};
-use crate::store::{Compare, MAX_TXN_OPS, Op, Select, Txn};
+use crate::keys::Key;
+use crate::store::{Compare, KeyValue, MAX_TXN_OPS, Op, Select, Txn};
 
 /// Of one transaction, well below the 1.5 MiB that etcd accepts.
 const MAX_BYTES: usize = 1 << 20;
-
-/// How an import ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Imported {
-    Done {
-        epoch: Epoch,
-        revision: Revision,
-    },
-    /// The registry has a cluster already.
-    Exists {
-        found: ClusterId,
-    },
-    /// The registry holds something that is not of this document. Names one of the keys.
-    NotEmpty {
-        sample: String,
-    },
-}
-
-/// How taking units in ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Merged {
-    Done {
-        units: usize,
-    },
-    /// Units of these names are there, with another uid. Nothing was written.
-    Taken {
-        names: Vec<UnitName>,
-    },
-    /// The registry holds no cluster.
-    NoCluster,
-}
 
 impl Registry {
     /// Everything that is exported, as of one revision; `None` if the registry holds no cluster.
@@ -77,60 +44,27 @@ impl Registry {
         Ok(cluster.map(|cluster| Export { cluster, entries }))
     }
 
-    /// Makes the cluster of a document in a registry that has none, under the next epoch. Nobody acts on any of it
-    /// before the last transaction, which writes the cluster record. What an earlier attempt left is written over.
-    ///
-    /// # Errors
-    /// `Store`. Repeat the call; nothing that it wrote is in the way.
-    pub async fn import(&self, export: &Export, asked: &Asked) -> Result<Imported, RegistryError> {
-        const DOING: &str = "importing the cluster";
-        if let Some(found) = self.read_record::<ClusterRecord>(DOING, &Key::Cluster).await? {
-            return Ok(Imported::Exists { found: found.value.id });
-        }
-        let (_, there) = self.list(DOING, &[self.keys.whole()], Select::KeysOnly).await?;
-        let ours: std::collections::BTreeSet<Bytes> =
-            export.entries.keys().map(|key| self.key(key)).collect();
-        if let Some(other) = there.iter().find(|kv| !ours.contains(&kv.key)) {
-            return Ok(Imported::NotEmpty { sample: String::from_utf8_lossy(&other.key).into_owned() });
-        }
-        let absent = vec![Compare::absent(self.key(&Key::Cluster))];
-        let puts = export.entries.iter().map(|(key, value)| Op::put(self.key(key), portable(key, value)));
-        for batch in batches(puts.map(|op| vec![op]).collect()) {
-            let reply = self.txn(DOING, Txn::of(batch).when(absent.clone())).await?;
-            if !reply.succeeded {
-                return Err(contended(DOING));
-            }
-        }
-        let record = ClusterRecord { epoch: next(export.cluster.epoch), ..export.cluster.clone() };
-        let mut ops = vec![Op::put(self.key(&Key::Cluster), encode(&record))];
-        let why = format!("from an export of epoch {}, now epoch {}", export.cluster.epoch, record.epoch);
-        ops.extend(self.log(asked, vec![note("cluster-imported", why)]));
-        let reply = self.txn(DOING, Txn::of(ops).when(absent)).await?;
-        if !reply.succeeded {
-            return Err(contended(DOING));
-        }
-        Ok(Imported::Done { epoch: record.epoch, revision: typed(reply.header.revision) })
-    }
-
     /// Raises the cluster's epoch above `seen`, if it is not: order numbers of this cluster are then greater than any
     /// that a machine has from another one. Every machine anchors anew; nothing stops. The record as it stands then;
     /// `None` without a cluster. Idempotent.
     ///
     /// # Errors
-    /// `Store`; `Codec`; `Contended`.
+    /// `Store`; `Codec`; `OnHold`; `Contended`.
     pub async fn raise_epoch(
         &self,
         seen: Epoch,
         asked: &Asked,
     ) -> Result<Option<Versioned<ClusterRecord>>, RegistryError> {
         const DOING: &str = "raising the cluster's epoch";
-        for _ in 0..super::ATTEMPTS {
-            let Some(found) = self.read_record::<ClusterRecord>(DOING, &Key::Cluster).await? else {
-                return Ok(None);
-            };
+        for _ in 0..ATTEMPTS {
+            let (_, looked) = self.look(DOING, &[Key::Cluster, Key::Hold]).await?;
+            let at = |index: usize| looked.get(index).and_then(Option::as_ref);
+            let found: Option<Versioned<ClusterRecord>> = self.decoded(DOING, &Key::Cluster, at(0))?;
+            let Some(found) = found else { return Ok(None) };
             if found.value.epoch > seen {
                 return Ok(Some(found));
             }
+            self.refuse_hold(DOING, at(1))?;
             let record = ClusterRecord { epoch: next(seen), ..found.value };
             let mut ops = vec![Op::put(self.key(&Key::Cluster), encode(&record))];
             let why = format!("a machine joins that has seen epoch {seen}; now epoch {}", record.epoch);
@@ -141,92 +75,31 @@ impl Registry {
             ];
             self.txn(DOING, Txn::of(ops).when(compares)).await?;
         }
-        Err(contended(DOING))
+        Err(contended(DOING, ATTEMPTS))
     }
 
-    /// Names of units in the document that this registry has as well, with another uid.
-    ///
     /// # Errors
-    /// `Store`.
-    pub async fn taken(&self, export: &Export) -> Result<Vec<UnitName>, RegistryError> {
-        let known = self.read(&[Area::Units]).await?;
-        let ours = |name: &UnitName| {
-            let value = export.entries.get(&Key::Unit(name.clone()))?;
-            decode::<fleet_core::records::UnitRecord>(&Key::Unit(name.clone()), value).ok()
-        };
-        let is_other = |name: &UnitName| match known.units.get(name) {
-            Some(unit) => ours(name).is_none_or(|ours| ours.uid != unit.value.uid),
-            None => known.undecodable.iter().any(|unreadable| unreadable.key == Key::Unit(name.clone())),
-        };
-        Ok(export.units().filter(|name| is_other(name)).cloned().collect())
-    }
-
-    /// Takes the units of a document in, with what `machine` has of them: orders and state rows. That machine has to be
-    /// present, so that its units are nobody else's to place. Idempotent: what is there with the same uid stays.
-    ///
-    /// # Errors
-    /// `Store`; some units may have been taken in; repeat the call.
-    pub async fn take_in(
+    /// `OnHold`, if `hold` is one.
+    pub(super) fn refuse_hold(
         &self,
-        export: &Export,
-        machine: &MachineId,
-        asked: &Asked,
-    ) -> Result<Merged, RegistryError> {
-        const DOING: &str = "taking in a machine's units";
-        let names = self.taken(export).await?;
-        if !names.is_empty() {
-            return Ok(Merged::Taken { names });
-        }
-        if self.read_record::<ClusterRecord>(DOING, &Key::Cluster).await?.is_none() {
-            return Ok(Merged::NoCluster);
-        }
-        // Texts first: a record never names one that is not there.
-        let texts = export.entries.iter().filter(|(key, _)| matches!(key, Key::Content(_)));
-        let texts = texts.map(|(key, value)| vec![Op::put(self.key(key), value.clone())]).collect();
-        for batch in batches(texts) {
-            self.txn(DOING, Txn::of(batch)).await?;
-        }
-        let mut units = 0;
-        for name in export.units() {
-            let keys = [
-                Key::Unit(name.clone()),
-                Key::Placement(name.clone()),
-                Key::Order(machine.clone(), name.clone()),
-                Key::State(machine.clone(), name.clone()),
-            ];
-            let found = keys.iter().filter_map(|key| Some((key, export.entries.get(key)?)));
-            let mut ops: Vec<Op> =
-                found.map(|(key, value)| Op::put(self.key(key), portable(key, value))).collect();
-            let why = format!("came with machine {machine}");
-            ops.extend(self.log(
-                asked,
-                vec![EventNote {
-                    kind: "unit-taken-in".to_owned(),
-                    unit: Some(name.clone()),
-                    machine: Some(machine.clone()),
-                    why,
-                }],
-            ));
-            let absent = vec![
-                Compare::absent(self.key(&keys[0])),
-                Compare::absent(self.key(&Key::Hold)),
-                Compare::present(self.key(&Key::Cluster)),
-            ];
-            let reply = self.txn(DOING, Txn::of(ops).when(absent)).await?;
-            units += usize::from(reply.succeeded);
-        }
-        // What came up meanwhile under one of the names.
-        let names = self.taken(export).await?;
-        if names.is_empty() { Ok(Merged::Done { units }) } else { Ok(Merged::Taken { names }) }
+        doing: &'static str,
+        hold: Option<&KeyValue>,
+    ) -> Result<(), RegistryError> {
+        let why = match self.decoded::<HoldRecord>(doing, &Key::Hold, hold) {
+            Ok(None) => return Ok(()),
+            Ok(Some(hold)) => hold.value.why,
+            Err(error) => error.to_string(),
+        };
+        Err(RegistryError::OnHold { doing, why })
     }
 }
 
-fn next(epoch: Epoch) -> Epoch {
+pub(super) fn next(epoch: Epoch) -> Epoch {
     Epoch(epoch.0 + 1)
 }
 
 /// A decision names the revision that it judged, which means nothing in another store: it is judged anew there.
-fn portable(key: &Key, value: &Bytes) -> Bytes {
+pub(super) fn portable(key: &Key, value: &Bytes) -> Bytes {
     match key {
         Key::Placement(_) => match decode::<Placement>(key, value) {
             Ok(mut placement) => {
@@ -240,7 +113,7 @@ fn portable(key: &Key, value: &Bytes) -> Bytes {
 }
 
 /// As many groups of operations as fit into a transaction, whole groups only.
-fn batches(groups: Vec<Vec<Op>>) -> Vec<Vec<Op>> {
+pub(super) fn batches(groups: Vec<Vec<Op>>) -> Vec<Vec<Op>> {
     let mut batches: Vec<Vec<Op>> = Vec::new();
     let mut bytes = 0;
     for group in groups {
@@ -266,10 +139,10 @@ fn size(op: &Op) -> usize {
     }
 }
 
-fn contended(doing: &'static str) -> RegistryError {
-    RegistryError::Contended { doing, key: Key::Cluster, attempts: super::ATTEMPTS }
+pub(super) fn contended(doing: &'static str, attempts: usize) -> RegistryError {
+    RegistryError::Contended { doing, key: Key::Cluster, attempts }
 }
 
-fn note(kind: &str, why: String) -> EventNote {
+pub(super) fn note(kind: &str, why: String) -> EventNote {
     EventNote { kind: kind.to_owned(), unit: None, machine: None, why }
 }

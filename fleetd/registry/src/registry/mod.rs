@@ -11,7 +11,8 @@
 //! | [`leader`], [`groups`] | engine: leadership, and writing a plan |
 //! | [`presence`], [`commit`] | agent: presence, acknowledgements and state rows |
 //! | [`cluster`], [`units`], [`machines`] | what operators ask for |
-//! | [`export`], [`document`] | the whole cluster as one document, and back |
+//! | [`export`], [`document`], [`import`] | the whole cluster as one document, and back |
+//! | [`arrival`] | a machine comes into another cluster with its units |
 //! | [`events`], [`contents`], [`upkeep`] | the event log, and what the leader tidies up |
 
 use std::sync::Arc;
@@ -20,17 +21,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use fleet_core::Revision;
 
+pub mod arrival;
 mod batch;
 pub mod cluster;
 pub mod commit;
 pub mod contents;
 mod counters;
 pub mod document;
+pub mod endpoints;
 pub mod entry;
 pub mod events;
 pub mod export;
 pub mod follow;
 pub mod groups;
+pub mod import;
 pub mod leader;
 pub mod machines;
 mod observe;
@@ -60,8 +64,13 @@ pub enum RegistryError {
     #[error("{doing}: {error}")]
     Codec { doing: &'static str, error: CodecError },
     /// Nothing was written, again and again, because others write the same keys.
-    #[error("{doing}: {key} changed under each of {attempts} attempts; try again")]
+    #[error("{doing}: {key} changed {}; try again", meanwhile(*attempts))]
     Contended { doing: &'static str, key: Key, attempts: usize },
+    /// Nothing was written, because the store was found rolled back.
+    #[error(
+        "{doing}: the registry is on hold, it was rolled back ({why}); `fleetctl cluster adopt` confirms what is in it"
+    )]
+    OnHold { doing: &'static str, why: String },
     /// A unit's text is not in the registry.
     #[error("{0} is missing in the registry; submit the unit again, or restore a backup of the registry")]
     ContentMissing(Key),
@@ -179,6 +188,10 @@ impl Registry {
         let key = self.key(key);
         vec![Compare::create_revision(key.clone(), raw(created)), Compare::present(key)]
     }
+}
+
+fn meanwhile(attempts: usize) -> String {
+    if attempts > 1 { format!("under each of {attempts} attempts") } else { "meanwhile".to_owned() }
 }
 
 impl std::fmt::Debug for Registry {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use super::Shared;
 use crate::store::{
-    Header, Lease, LeaseId, LeaseTtl, Range, RangeReply, Revision, Store, StoreError, StoreHealth, StoreKind,
-    StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
+    EndpointContent, Header, Lease, LeaseId, LeaseTtl, Range, RangeReply, Revision, Store, StoreError,
+    StoreHealth, StoreKind, StoreStatus, Txn, TxnReply, WatchRequest, WatchStream,
 };
 
 pub(super) struct Observed {
@@ -79,6 +79,14 @@ impl Store for Observed {
 
     async fn health(&self) -> StoreHealth {
         self.inner.health().await
+    }
+
+    async fn divided(&self, key: &[u8]) -> Vec<EndpointContent> {
+        self.inner.divided(key).await
+    }
+
+    fn use_cluster(&self, cluster_id: u64) -> bool {
+        self.inner.use_cluster(cluster_id)
     }
 
     fn kind(&self) -> StoreKind {

@@ -48,8 +48,8 @@ pub enum Announced {
 
 impl Registry {
     /// Creates the machine's presence, or takes it over from the same run of the same boot; in the same transaction
-    /// deletes its lost marker, and creates its record or takes the operator's words `forgotten` and `confirm-dead`
-    /// off it. Idempotent.
+    /// deletes its lost marker, and creates its record or takes `expected` and the operator's words `forgotten` and
+    /// `confirm-dead` off it. Idempotent.
     ///
     /// # Errors
     /// `Store`, a dead lease included; `Contended`.
@@ -179,12 +179,14 @@ impl Registry {
 fn welcomed(record: Option<&MachineRecord>, now: Timestamp) -> Option<MachineRecord> {
     match record {
         None => Some(MachineRecord { v: SCHEMA, first_seen: now, ..MachineRecord::default() }),
-        Some(record) if record.forgotten.is_some() || record.confirmed_dead.is_some() => {
+        Some(record)
+            if record.forgotten.is_some() || record.confirmed_dead.is_some() || record.expected.is_some() =>
+        {
             let mut record = record.clone();
             if record.forgotten.take().is_some() {
                 record.first_seen = now;
             }
-            record.confirmed_dead = None;
+            (record.confirmed_dead, record.expected) = (None, None);
             Some(record)
         }
         Some(_) => None,

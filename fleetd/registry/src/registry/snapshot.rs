@@ -70,7 +70,7 @@ impl Snapshot {
             Entry::Lost(id, record) => drop(self.lost.insert(id, *record)),
             Entry::Order(id, unit, order) => drop(self.orders.entry(id).or_default().insert(unit, *order)),
             Entry::State(id, unit, row) => drop(self.states.entry(id).or_default().insert(unit, *row)),
-            Entry::Content(..) | Entry::Witness(..) | Entry::Event(..) => {}
+            Entry::Import(_) | Entry::Content(..) | Entry::Witness(..) | Entry::Event(..) => {}
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{Alarm, Revision, StoreError, StoreStatus};
 
 /// Asked on an operator's request; a store without members of its own reports one endpoint.
@@ -21,6 +23,17 @@ pub struct EndpointReport {
     /// Connection and answer.
     pub took: Duration,
     pub status: Result<EndpointHealth, StoreError>,
+}
+
+/// One of several endpoints that belong to different clusters of etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointContent {
+    /// As configured.
+    pub endpoint: String,
+    /// `None`: it does not answer.
+    pub cluster_id: Option<u64>,
+    /// `None`: the key is not there, or this client may not read it.
+    pub value: Option<Bytes>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ mod txn;
 mod watch;
 
 pub use error::{Operation, StoreError};
-pub use health::{EndpointHealth, EndpointReport, MemberInfo, StoreHealth};
+pub use health::{EndpointContent, EndpointHealth, EndpointReport, MemberInfo, StoreHealth};
 pub use range::{KeyRange, KeyValue, Range, RangeReply, Select};
 pub use txn::{Compare, Condition, MAX_TXN_COMPARES, MAX_TXN_OPS, Op, OpReply, Txn, TxnReply};
 pub use watch::{WatchBatch, WatchEvent, WatchReply, WatchRequest, WatchStream};
@@ -93,10 +93,18 @@ impl fmt::Display for StoreKind {
 }
 
 /// A condition that a store raised about itself; writes may fail until an operator clears it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Alarm {
-    NoSpace { member_id: u64 },
-    Corrupt { member_id: u64 },
+    NoSpace {
+        member_id: u64,
+    },
+    Corrupt {
+        member_id: u64,
+    },
+    /// The disk below a store of this process's own failed, and nothing is written before a restart.
+    Disk {
+        detail: String,
+    },
 }
 
 /// Health of the store as the answering member sees it.
@@ -162,6 +170,20 @@ pub trait Store: Send + Sync + 'static {
         StoreHealth { endpoints: vec![endpoint], alarms, members: Vec::new() }
     }
 
+    /// Every endpoint with what it itself holds under `key`, if the endpoints belong to more than one cluster of etcd;
+    /// else nothing. Asks each for itself, and is not linearizable.
+    async fn divided(&self, key: &[u8]) -> Vec<EndpointContent> {
+        let _ = key;
+        Vec::new()
+    }
+
+    /// From now on the endpoints of this cluster of etcd are the store; all watches end. `false`: they already were, or
+    /// this store knows no such thing.
+    fn use_cluster(&self, cluster_id: u64) -> bool {
+        let _ = cluster_id;
+        false
+    }
+
     fn kind(&self) -> StoreKind;
 }
 
@@ -205,6 +227,14 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     async fn health(&self) -> StoreHealth {
         (**self).health().await
+    }
+
+    async fn divided(&self, key: &[u8]) -> Vec<EndpointContent> {
+        (**self).divided(key).await
+    }
+
+    fn use_cluster(&self, cluster_id: u64) -> bool {
+        (**self).use_cluster(cluster_id)
     }
 
     fn kind(&self) -> StoreKind {

@@ -1,4 +1,5 @@
-//! A thousand connections that ask for nothing, and one that does not read what it has asked for.
+//! A thousand connections that ask for nothing, one that does not read what it has asked for, and large bodies: what
+//! they take of the memory, measured.
 
 use std::path::Path;
 use std::time::Duration;
@@ -39,7 +40,7 @@ async fn a_thousand_idle_connections_and_a_slow_reader_leave_others_served_and_m
 /// Serves until standard input ends; the files in `directory` say how and where.
 async fn serve(directory: &Path) {
     let long = Duration::from_secs(600);
-    let limits = Limits { handshake: long, header: long, stall: long, ..Limits::default() };
+    let limits = Limits { handshake: long, handshakes: IDLE, header: long, stall: long, ..Limits::default() };
     let file = |name: &str| directory.join(name);
     let lab = Lab::with(limits, |options| {
         with_tcp(options);
@@ -56,11 +57,8 @@ async fn serve(directory: &Path) {
     tokio::task::spawn_blocking(until_the_end).await.unwrap().unwrap();
 }
 
-async fn clients() {
-    let authority = Authority::new("ours");
-    let (_files, options) = (authority.server(true), authority.client(Some("alice")));
-    let directory = authority.dir.path();
-    let server = child::command(TEST, &directory.display().to_string(), "exec \"$@\"").spawn().unwrap();
+/// Where the server listens, once it does.
+async fn place(directory: &Path) -> String {
     let place = async {
         loop {
             if let Ok(place) = std::fs::read_to_string(directory.join("place")) {
@@ -69,7 +67,15 @@ async fn clients() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let place = tokio::time::timeout(DEADLINE, place).await.expect("the server listens");
+    tokio::time::timeout(DEADLINE, place).await.expect("the server listens")
+}
+
+async fn clients() {
+    let authority = Authority::new("ours");
+    let (_files, options) = (authority.server(true), authority.client(Some("alice")));
+    let directory = authority.dir.path();
+    let server = child::command(TEST, &directory.display().to_string(), "exec \"$@\"").spawn().unwrap();
+    let place = place(directory).await;
     let (socket, address) = place.split_once(' ').unwrap();
     let server_pid = server.id().unwrap();
     ask(Path::new(socket), address, &options).await;
@@ -96,7 +102,7 @@ async fn clients() {
         ask(Path::new(socket), address, &options).await;
     }
     let growth = resident_kib(server_pid).saturating_sub(before);
-    tell(growth);
+    tell(growth, &format!("{IDLE} connections and a slow reader"));
     assert!(growth < GROWTH_KIB, "{growth} KiB more for {IDLE} connections");
     // All of them are there still, so that the figure is theirs.
     for stream in bare.iter().chain(secure.iter().map(|stream| stream.get_ref().0)) {
@@ -115,8 +121,8 @@ async fn clients() {
 }
 
 #[expect(clippy::print_stdout, reason = "the figure is for whoever reads the test's output")]
-fn tell(growth: u64) {
-    println!("{growth} KiB more for {IDLE} connections and a slow reader");
+fn tell(growth: u64, whose: &str) {
+    println!("{growth} KiB more for {whose}");
 }
 
 /// Over the unix socket and over TCP.
@@ -130,6 +136,53 @@ async fn ask(socket: &Path, address: &str, options: &TlsOptions) {
         assert_eq!(reply.code(), 200);
     };
     tokio::time::timeout(DEADLINE, asked).await.expect("others are served");
+}
+
+const LARGE_TEST: &str = "api::tests::many::large_bodies_that_stall_leave_others_served_and_memory_bounded";
+const LARGE: usize = 8;
+/// Of the 32 MiB that a batch may have.
+const SENT: usize = 31 << 20;
+/// Two of them have room; refused ones leave nothing.
+const LARGE_GROWTH_KIB: u64 = 96 << 10;
+
+#[tokio::test]
+async fn large_bodies_that_stall_leave_others_served_and_memory_bounded() {
+    if let Some(directory) = child::role() {
+        return serve(Path::new(&directory)).await;
+    }
+    let authority = Authority::new("ours");
+    let (_files, options) = (authority.server(true), authority.client(Some("alice")));
+    let directory = authority.dir.path();
+    let server = child::command(LARGE_TEST, &directory.display().to_string(), "exec \"$@\"").spawn().unwrap();
+    let place = place(directory).await;
+    let (socket, address) = place.split_once(' ').unwrap();
+    ask(Path::new(socket), address, &options).await;
+    let before = resident_kib(server.id().unwrap());
+
+    let head = format!(
+        "POST /fleet/v2/requests HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        SENT + 2
+    );
+    let mut clients = Vec::new();
+    for _ in 0..LARGE {
+        let mut client = UnixStream::connect(socket).await.unwrap();
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b' '; SENT]).await.unwrap();
+        clients.push(client);
+        ask(Path::new(socket), address, &options).await;
+    }
+    let growth = resident_kib(server.id().unwrap()).saturating_sub(before);
+    tell(growth, &format!("{LARGE} large bodies"));
+    assert!(growth < LARGE_GROWTH_KIB, "{growth} KiB more for {LARGE} bodies");
+    let mut refused = 0;
+    for mut client in clients {
+        client.write_all(b"{}").await.unwrap();
+        let mut line = [0; 13];
+        tokio::time::timeout(DEADLINE, client.read_exact(&mut line)).await.expect("it is answered").unwrap();
+        refused += usize::from(&line == b"HTTP/1.1 503 ");
+    }
+    assert_eq!(refused, LARGE - 2);
+    child::succeeds(server).await;
 }
 
 fn resident_kib(pid: u32) -> u64 {

@@ -131,6 +131,7 @@ impl Lab {
             is_connected: true,
             trust: Some(Trust::Own),
             cluster: Some((ClusterId::parse("ours").unwrap(), Epoch(1))),
+            member: Some(ClusterId::parse("ours").unwrap()),
             has_presence: true,
             text: String::new(),
         };

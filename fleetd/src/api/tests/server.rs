@@ -144,8 +144,10 @@ async fn status_and_journal_of_a_local_unit_need_no_registry() {
     let tools = tempfile::tempdir().unwrap();
     let systemctl = script(tools.path(), "systemctl", "echo \"$@\"; echo oops >&2; exit 3");
     let journalctl = script(tools.path(), "journalctl", "echo \"$@\"; printf 'no newline'; exit 4");
-    let lab =
-        Lab::with(Limits::default(), |options| options.tools = LocalTools { systemctl, journalctl }).await;
+    let lab = Lab::with(Limits::default(), |options| {
+        options.tools = LocalTools { systemctl, journalctl, ..LocalTools::default() }
+    })
+    .await;
     runs_here(&lab);
     lab.store.set_all_links(fleet_registry::memory::Link::Refused);
     let report: StatusReport = lab.client().get("/fleet/v2/units/a.service/status").await.unwrap();

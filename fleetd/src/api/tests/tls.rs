@@ -253,13 +253,33 @@ async fn a_handshake_that_takes_its_time_holds_up_nobody_and_is_ended() {
 }
 
 #[tokio::test]
-async fn handshakes_count_as_connections_of_their_listener() {
+async fn strangers_take_no_connection_and_whoever_opens_most_makes_room() {
     let authority = Authority::new("ours");
-    let handshake = Duration::from_millis(500);
-    let lab = lab(Limits { connections: 1, handshake, ..Limits::default() }, authority.server(true)).await;
-    let mute = TcpStream::connect(lab.tcp[0]).await.unwrap();
-    // Waits for the one connection there is, while the unix socket has its own.
+    let limits =
+        Limits { connections: 1, handshakes: 4, handshake: Duration::from_secs(600), ..Limits::default() };
+    let lab = lab(limits, authority.server(true)).await;
+    let mut mute = Vec::new();
+    for _ in 0..40 {
+        mute.push(TcpStream::connect(lab.tcp[0]).await.unwrap());
+    }
     let client = authority.client(Some("alice"));
+    for _ in 0..3 {
+        let asked = tokio::time::timeout(DEADLINE, ask(&lab, &client)).await;
+        assert_eq!(asked.expect("strangers keep it waiting"), Ok(()));
+    }
+    let ended = tokio::time::timeout(DEADLINE, mute[0].read(&mut [0])).await;
+    assert!(matches!(ended.expect("the longest-silent one is kept"), Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn who_has_shown_a_certificate_waits_for_a_connection() {
+    let authority = Authority::new("ours");
+    let lab = lab(Limits { connections: 1, ..Limits::default() }, authority.server(true)).await;
+    let client = authority.client(Some("alice"));
+    let mut held = handshake(&lab, &client).await;
+    held.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    held.read_exact(&mut [0]).await.unwrap();
+    // The unix socket has its own.
     let waiting = ask(&lab, &client);
     tokio::pin!(waiting);
     let early = tokio::select! {
@@ -267,8 +287,9 @@ async fn handshakes_count_as_connections_of_their_listener() {
         reply = lab.get("/healthz") => { assert_eq!(reply.code(), 200); false }
     };
     assert!(!early);
-    assert_eq!(waiting.await, Ok(()));
-    drop(mute);
+    drop(held);
+    let asked = tokio::time::timeout(DEADLINE, waiting).await;
+    assert_eq!(asked.expect("the connection has become free"), Ok(()));
 }
 
 #[tokio::test]
@@ -352,6 +373,47 @@ async fn what_cannot_be_used_is_refused_at_the_start() {
     let swapped = ListenTls { cafile: Some(swapped.keyfile.clone()), ..swapped };
     let error = refused(|options| options.tls = Some(swapped)).await.to_string();
     assert!(error.ends_with("holds no certificate in PEM; correct listen_cafile"), "{error}");
+}
+
+#[tokio::test]
+async fn a_passed_socket_that_every_user_may_open_is_refused() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("passed.sock");
+    let of_a_file = UnixListener::bind(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let name = format!("fleet-test-{}", std::process::id());
+    let of_no_file = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    for (socket, place) in
+        [(of_a_file, format!("({}, mode 0666)", path.display())), (of_no_file, format!("(@{name}, in"))]
+    {
+        let passed = Passed { socket: Socket::Unix(socket), name: "fleetd.socket".into() };
+        let error = refused(|options| options.passed.push(passed)).await;
+        assert!(matches!(error, ListenError::OpenToAll { .. }), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains(&place) && error.contains("SocketMode=0660"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_listen_names_is_not_bound_beside_a_passed_socket_for_all_addresses() {
+    let authority = Authority::new("ours");
+    let Ok(everywhere) = std::net::TcpListener::bind("[::]:0") else {
+        // A machine without IPv6 has no such socket.
+        return;
+    };
+    everywhere.set_nonblocking(true).unwrap();
+    let address = everywhere.local_addr().unwrap();
+    let lab = Lab::with(Limits::default(), |options| {
+        options.tls = Some(authority.server(true));
+        options.passed.push(Passed { socket: Socket::Tcp(everywhere), name: "fleetd.socket".into() });
+        options.listen.push(Listen::Tcp(([0, 0, 0, 0], address.port()).into()));
+    })
+    .await;
+    assert_eq!(lab.tcp, [address]);
+    assert_eq!(ask(&lab, &authority.client(Some("alice"))).await, Ok(()));
 }
 
 #[tokio::test]

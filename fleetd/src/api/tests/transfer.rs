@@ -1,15 +1,142 @@
 //! A cluster that is made from a document of another one.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use fleet_api::paths;
-use fleet_api::v2::{ImportReport, ImportRequest};
+use fleet_api::v2::{ImportReport, ImportRequest, JoinReport, JoinRequest, Verb};
 use fleet_core::store_trust::Trust;
 use fleet_core::{ClusterId, Epoch};
 use fleet_registry::keys::{Area, Key};
+use fleet_registry::registry::Asked;
+use serde_json::json;
 use tokio::time::timeout;
 
-use super::Lab;
+use super::{Lab, Limits, OWN, name};
+use crate::api::Failure;
+use crate::api::ports::Joiner;
+
+const TEXT: &str = "[Service]\nExecStart=/bin/sleep 1d\n";
+
+/// What a machine's disk says of the cluster that it belongs to.
+struct Disk(Mutex<Option<(ClusterId, Epoch)>>);
+
+#[async_trait]
+impl Joiner for Disk {
+    fn member(&self) -> Option<(ClusterId, Epoch)> {
+        self.0.lock().unwrap().clone()
+    }
+
+    async fn belong(&self, cluster: ClusterId, epoch: Epoch) -> Result<(), Failure> {
+        *self.0.lock().unwrap() = Some((cluster, epoch));
+        Ok(())
+    }
+
+    async fn join(&self, _: &JoinRequest, _: &Asked) -> Result<JoinReport, Failure> {
+        Err(Failure::bad_request("not asked for here"))
+    }
+}
+
+/// A machine whose disk says that it belongs to `cluster`, at epoch 4.
+async fn member_of(cluster: &str) -> (Lab, Arc<Disk>) {
+    let member = (ClusterId::parse(cluster).unwrap(), Epoch(4));
+    let disk = Arc::new(Disk(Mutex::new(Some(member))));
+    let joiner = Arc::clone(&disk);
+    let lab = Lab::with(Limits::default(), |options| options.joiner = Some(joiner)).await;
+    (lab, disk)
+}
+
+async fn import(
+    lab: &Lab,
+    document: &str,
+    yes: bool,
+) -> Result<ImportReport, fleet_api::client::ClientError> {
+    let request = ImportRequest { document: document.to_owned(), yes, by: "operator".to_owned() };
+    lab.client().post::<ImportReport>(paths::CLUSTER_IMPORT, &request).await
+}
+
+/// An export of cluster `backup`, with a.service and b.service running on the machine.
+async fn backup() -> (Lab, String) {
+    let from = Lab::start().await;
+    for (sequence, unit) in [(1, "a.service"), (2, "b.service")] {
+        from.one(&format!("r{sequence}"), Verb::Start, unit, Some(TEXT)).await;
+        from.place(unit, OWN, sequence, Some("active")).await;
+    }
+    let document = from.registry.export().await.unwrap().unwrap().to_document();
+    let document = document.replace("\"ours\"", "\"backup\"").replace("\\\"ours\\\"", "\\\"backup\\\"");
+    (from, document)
+}
+
+#[tokio::test]
+async fn a_backup_is_previewed_and_then_takes_the_place_of_a_new_machines_cluster() {
+    let (from, document) = backup().await;
+    let (lab, disk) = member_of("ours").await;
+    // Since the export a.service got another text, and b.service was stopped.
+    let row = |unit: &str, fields: serde_json::Value| {
+        let from = &from;
+        let unit = name(unit);
+        async move {
+            let record = from.record(unit.as_str()).await;
+            let mut row = json!({"uid": record.uid, "applied": "1-7-9", "load": "loaded", "sub": ""});
+            row.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            (unit, serde_json::from_value(row).unwrap())
+        }
+    };
+    let other = unit_files::ContentHash::of(b"another text");
+    let counters = json!({"start": 1});
+    let a = json!({"wanted": "launched", "counters": counters, "active": "active", "running": other});
+    let b = json!({"wanted": "loaded", "counters": {"start": 1, "stop": 1}, "active": "inactive"});
+    let rows = BTreeMap::from([row("a.service", a).await, row("b.service", b).await]);
+    lab.fake.agent.lock().unwrap().units = Arc::new(rows);
+    let dry = import(&lab, &document, false).await.unwrap();
+    let units = |effects: &[fleet_api::v2::AdoptEffect]| -> Vec<String> {
+        effects.iter().map(|effect| effect.unit.clone()).collect()
+    };
+    assert_eq!(units(&dry.would_stop), ["a.service"]);
+    assert_eq!(units(&dry.would_start), ["b.service"]);
+    assert!(
+        !dry.done && dry.epoch == 5 && dry.newest >= from.record("b.service").await.changed.at.0,
+        "{dry:?}"
+    );
+    let there = || lab.registry.read(&[Area::One(Key::Cluster), Area::Units]);
+    assert_eq!(there().await.unwrap().cluster.unwrap().value.id.as_str(), "ours");
+
+    lab.fake.session.send_modify(|session| {
+        session.cluster = Some((ClusterId::parse("backup").unwrap(), Epoch(5)));
+    });
+    assert!(import(&lab, &document, true).await.unwrap().done);
+    let found = there().await.unwrap();
+    let record = found.cluster.unwrap().value;
+    assert_eq!((record.id.as_str(), record.epoch, found.units.len()), ("backup", Epoch(5), 2));
+    // Below the cluster's: it anchors anew.
+    assert_eq!(disk.member(), Some((ClusterId::parse("backup").unwrap(), Epoch(1))));
+}
+
+#[tokio::test]
+async fn a_machine_with_units_or_of_another_cluster_refuses_a_foreign_document() {
+    let (_from, document) = backup().await;
+    let (lab, disk) = member_of("ours").await;
+    lab.one("r", Verb::Submit, "z.service", Some(TEXT)).await;
+    let refused = import(&lab, &document, false).await.unwrap_err().to_string();
+    assert!(refused.contains("holds cluster ours already"), "{refused}");
+    assert!(import(&lab, &document, true).await.is_err());
+    assert_eq!(disk.member().unwrap().0.as_str(), "ours");
+
+    // Its store was emptied: the store knows of no cluster, the machine does.
+    let (lab, disk) = member_of("ours").await;
+    lab.delete(&Key::Cluster).await;
+    lab.fake.session.send_modify(|session| {
+        (session.trust, session.cluster, session.has_presence) = (Some(Trust::Empty), None, false);
+    });
+    for yes in [false, true] {
+        let refused = import(&lab, &document, yes).await.unwrap_err().to_string();
+        assert!(refused.contains("belongs to cluster ours"), "{refused}");
+    }
+    assert_eq!(disk.member().unwrap().0.as_str(), "ours");
+    assert!(lab.registry.export().await.unwrap().is_none());
+}
 
 #[tokio::test]
 async fn an_import_is_answered_as_soon_as_the_session_has_joined() {

@@ -1,5 +1,7 @@
 //! The cluster as a whole, and the operator's words to it.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -7,7 +9,9 @@ use fleet_api::v2::{
     AdoptEffect, AdoptReport, AdoptRequest, BrakeView, ClusterView, Done, HoldView, LeaderView, LocalView,
     MachineCounts, MachineState, Requester, StoreView,
 };
-use fleet_core::records::{BrakeCause, BrakeRecord, BrakeState, DesiredState, Stamp, StateRow, Wanted};
+use fleet_core::records::{
+    BrakeCause, BrakeRecord, BrakeState, DesiredState, RowPhase, Stamp, StateRow, Wanted,
+};
 use fleet_core::requests::change::live;
 use fleet_core::store_trust::Trust;
 use fleet_core::{Epoch, MachineId};
@@ -108,6 +112,7 @@ fn counts(snapshot: &Snapshot) -> MachineCounts {
             MachineState::Present => counts.present += 1,
             MachineState::Missing => counts.missing += 1,
             MachineState::Lost => counts.lost += 1,
+            MachineState::Expected => counts.expected += 1,
             MachineState::Forgotten | MachineState::Unknown => continue,
         }
         counts.cordoned += usize::from(snapshot.machines.get(id).is_some_and(|record| record.value.cordon));
@@ -193,42 +198,71 @@ fn may_adopt(session: &SessionReport, snapshot: &Snapshot) -> Result<(), Failure
 /// What the rows in the registry say, and for this machine what it sees itself, against what the orders there want.
 fn effects(api: &Api, snapshot: &Snapshot) -> AdoptReport {
     let mut report = AdoptReport::default();
-    let own = api.agent.agent().units;
-    let runs = |row: &StateRow| matches!(row.active.as_str(), "active" | "activating" | "reloading");
-    for id in snapshot.presence.keys() {
+    for id in snapshot.presence.keys().filter(|id| **id != api.machine) {
         let stored = snapshot.states.get(id).into_iter().flatten().map(|(name, row)| (name, &row.value));
-        let rows: Vec<(&UnitName, &StateRow)> =
-            if *id == api.machine { own.iter().collect() } else { stored.collect() };
-        let running = |name: &UnitName| rows.iter().any(|(unit, row)| *unit == name && runs(row));
-        let orders = snapshot.orders.get(id);
-        for (name, row) in rows.iter().filter(|(_, row)| runs(row)) {
-            if let Some(why) = stops(snapshot, id, name, row) {
-                report.would_stop.push(AdoptEffect { unit: name.to_string(), machine: id.to_string(), why });
-            }
-        }
-        let starts = orders.into_iter().flatten().filter(|(_, order)| order.value.wanted == Wanted::Launched);
-        for (name, order) in starts.filter(|(name, _)| !running(name)) {
-            let why = order.value.reason.text.clone();
-            report.would_start.push(AdoptEffect { unit: name.to_string(), machine: id.to_string(), why });
-        }
+        let (stops, starts) = effects_on(snapshot, id, &stored.collect());
+        report.would_stop.extend(stops);
+        report.would_start.extend(starts);
+    }
+    if snapshot.presence.contains_key(&api.machine) {
+        let (stops, starts) = own_effects(api, snapshot);
+        report.would_stop.extend(stops);
+        report.would_start.extend(starts);
     }
     report
+}
+
+/// What this machine would stop and start if these were its orders.
+pub(super) fn own_effects(api: &Api, snapshot: &Snapshot) -> (Vec<AdoptEffect>, Vec<AdoptEffect>) {
+    let own = api.agent.agent().units;
+    effects_on(snapshot, &api.machine, &own.iter().collect())
+}
+
+fn effects_on(
+    snapshot: &Snapshot,
+    id: &MachineId,
+    rows: &BTreeMap<&UnitName, &StateRow>,
+) -> (Vec<AdoptEffect>, Vec<AdoptEffect>) {
+    let runs = |row: &StateRow| matches!(row.active.as_str(), "active" | "activating" | "reloading");
+    let effect = |name: &UnitName, why| AdoptEffect { unit: name.to_string(), machine: id.to_string(), why };
+    let running = rows.iter().filter(|(_, row)| runs(row));
+    let stops = running.filter_map(|(name, row)| Some(effect(name, stops(snapshot, id, name, row)?)));
+    let orders = snapshot.orders.get(id).into_iter().flatten();
+    let starts = orders.filter(|(name, order)| {
+        let order = &order.value;
+        // What was carried out once, and has ended since, is not started again.
+        let is_done = |row: &StateRow| {
+            row.uid == order.uid && row.wanted == Some(Wanted::Launched) && row.counters == order.counters
+        };
+        order.wanted == Wanted::Launched && !rows.get(name).is_some_and(|row| runs(row) || is_done(row))
+    });
+    let starts = starts.map(|(name, order)| effect(name, order.value.reason.text.clone()));
+    (stops.collect(), starts.collect())
 }
 
 fn stops(snapshot: &Snapshot, id: &MachineId, name: &UnitName, row: &StateRow) -> Option<String> {
     let unit = snapshot.units.get(name).map(|unit| &unit.value);
     let order = snapshot.orders.get(id).and_then(|orders| orders.get(name)).map(|order| &order.value);
+    // A machine that knows nothing of a copy takes it over as it is, if it runs what is wanted.
+    let is_unknown = row.phase == RowPhase::Orphan;
     match (unit, order) {
         (Some(unit), _) if unit.desired == DesiredState::Destroyed => {
             Some("it is being destroyed".to_owned())
         }
         (Some(unit), _) if unit.desired == DesiredState::Inactive => Some("it is wanted inactive".to_owned()),
         (_, Some(order)) if order.wanted == Wanted::Gone => Some(order.reason.text.clone()),
-        (Some(unit), Some(_)) if unit.uid != row.uid => Some("its name belongs to another unit".to_owned()),
-        (Some(unit), Some(order))
-            if row.running.is_some_and(|running| running != order.run_hash) && unit.uid == row.uid =>
-        {
+        (Some(unit), Some(_)) if unit.uid != row.uid && !is_unknown => {
+            Some("its name belongs to another unit".to_owned())
+        }
+        (Some(_), Some(order)) if row.running.is_some_and(|running| running != order.run_hash) => {
             Some("it is started again with another content".to_owned())
+        }
+        _ if is_unknown => None,
+        (_, Some(order)) if order.wanted == Wanted::Loaded && order.counters.stop > row.counters.stop => {
+            Some("it was stopped".to_owned())
+        }
+        (_, Some(order)) if order.counters.restart > row.counters.restart => {
+            Some("it is restarted".to_owned())
         }
         // Without an order, or without a record, it is left alone and reported.
         _ => None,

@@ -2,15 +2,15 @@
 //!
 //! Asks every member of the store at an operator's request; nothing of it happens at rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use axum::extract::State;
 use fleet_api::v2::{EndpointView, HealthView, LocalView, MemberView, ProblemView};
 use fleet_registry::registry::upkeep::COMPACT_EVERY;
-use fleet_registry::store::{Alarm, EndpointReport, MemberInfo, StoreError, StoreHealth};
+use fleet_registry::store::{Alarm, EndpointReport, MemberInfo, StoreError, StoreHealth, StoreKind};
 
 use super::super::state::Api;
-use super::{Answer, cluster, json};
+use super::{Answer, cluster, json, own_store, strangers};
 
 /// A history longer than this was not compacted when it should have been, three times.
 const HISTORY_MOST: u64 = 3 * COMPACT_EVERY.unsigned_abs();
@@ -22,26 +22,32 @@ const FRAGMENTED_BYTES: u64 = 256 << 20;
 pub(super) async fn get(State(api): State<Api>) -> Answer {
     let store = api.registry.store();
     let health = store.health().await;
-    json(&judge(store.kind().to_string(), &health, cluster::local(&api)))
+    let ours = strangers::ours(&api, &health).await;
+    json(&judge(store.kind(), &health, cluster::local(&api), ours))
 }
 
-fn judge(kind: String, health: &StoreHealth, local: LocalView) -> HealthView {
+/// `ours`: the cluster of etcd that is known to hold this machine's cluster, where there are several.
+fn judge(kind: StoreKind, health: &StoreHealth, local: LocalView, ours: Option<u64>) -> HealthView {
     let mut endpoints: Vec<EndpointView> = health.endpoints.iter().map(endpoint).collect();
     for alarm in &health.alarms {
-        let (Alarm::NoSpace { member_id } | Alarm::Corrupt { member_id }) = alarm;
-        let member = id(*member_id);
-        for view in endpoints.iter_mut().filter(|view| view.member == member) {
+        let member = member_of(alarm).map(id);
+        for view in endpoints.iter_mut().filter(|view| member.as_ref().is_none_or(|id| view.member == *id)) {
             view.alarms.push(alarm_name(alarm).to_owned());
         }
     }
     let unconfigured = unconfigured(&endpoints, &health.members);
     let history = history(&endpoints);
     let mut problems = Vec::new();
-    problems.extend(silence(&health.endpoints));
-    problems.extend(strangers(&endpoints));
-    problems.extend(health.alarms.iter().map(|alarm| alarmed(alarm, &endpoints, &health.members)));
+    if kind == StoreKind::Etcd {
+        problems.extend(silence(&health.endpoints));
+        problems.extend(strangers::problems(&endpoints, ours));
+        problems.extend(health.alarms.iter().filter_map(|alarm| alarmed(alarm, &endpoints, &health.members)));
+    } else {
+        problems.extend(own_store::problems(&health.endpoints, &health.alarms));
+    }
     let has_no_space = health.alarms.iter().any(|alarm| matches!(alarm, Alarm::NoSpace { .. }));
-    for view in endpoints.iter().filter(|view| view.reachable) {
+    let members = endpoints.iter().filter(|view| view.reachable && kind == StoreKind::Etcd);
+    for view in members {
         problems.extend(leaderless(view));
         problems.extend(size(view, has_no_space));
         if view.is_learner {
@@ -77,7 +83,7 @@ fn judge(kind: String, health: &StoreHealth, local: LocalView) -> HealthView {
     }
     problems.sort_by_key(|problem| !problem.is_error);
     let healthy = !problems.iter().any(|problem| problem.is_error);
-    HealthView { healthy, problems, kind, endpoints, unconfigured, history, local }
+    HealthView { healthy, problems, kind: kind.to_string(), endpoints, unconfigured, history, local }
 }
 
 fn endpoint(report: &EndpointReport) -> EndpointView {
@@ -108,7 +114,7 @@ fn endpoint(report: &EndpointReport) -> EndpointView {
 }
 
 /// Of one endpoint: without what to do about a store that does not answer at all.
-fn why(error: &StoreError) -> String {
+pub(super) fn why(error: &StoreError) -> String {
     match error {
         StoreError::Unavailable { detail, .. } | StoreError::Busy { detail, .. } => detail.clone(),
         StoreError::Timeout { after, .. } => format!("no answer within {after:?}"),
@@ -117,11 +123,11 @@ fn why(error: &StoreError) -> String {
 }
 
 /// As `etcdctl` writes it.
-fn id(id: u64) -> String {
+pub(super) fn id(id: u64) -> String {
     format!("{id:x}")
 }
 
-fn error(code: &str, subject: &str, text: String, remedy: String) -> ProblemView {
+pub(super) fn error(code: &str, subject: &str, text: String, remedy: String) -> ProblemView {
     ProblemView { is_error: true, ..warning(code, subject, text, remedy) }
 }
 
@@ -154,42 +160,29 @@ fn silence(endpoints: &[EndpointReport]) -> Vec<ProblemView> {
     silent.into_iter().map(one).collect()
 }
 
-/// An endpoint that another cluster of etcd serves, as after a member was started anew as a cluster of its own.
-fn strangers(endpoints: &[EndpointView]) -> Vec<ProblemView> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for view in endpoints.iter().filter(|view| view.reachable) {
-        *counts.entry(&view.cluster).or_default() += 1;
-    }
-    let Some((most, _)) = counts.iter().max_by_key(|(_, count)| **count) else { return Vec::new() };
-    let strange = endpoints.iter().filter(|view| view.reachable && view.cluster != *most);
-    strange
-        .map(|view| {
-            error(
-                "other-cluster",
-                &view.endpoint,
-                format!("it belongs to etcd cluster {}, the others to {most}", view.cluster),
-                "take it out of etcd_servers, or remove its data directory and add it with \
-                 --initial-cluster-state=existing"
-                    .to_owned(),
-            )
-        })
-        .collect()
-}
-
 fn alarm_name(alarm: &Alarm) -> &'static str {
     match alarm {
         Alarm::NoSpace { .. } => "NOSPACE",
         Alarm::Corrupt { .. } => "CORRUPT",
+        Alarm::Disk { .. } => "DISK",
     }
 }
 
-fn alarmed(alarm: &Alarm, endpoints: &[EndpointView], members: &[MemberInfo]) -> ProblemView {
-    let (Alarm::NoSpace { member_id } | Alarm::Corrupt { member_id }) = alarm;
-    let member = id(*member_id);
-    let shown = endpoints.iter().find(|view| view.member == member).map(|view| view.endpoint.clone());
-    let named = || members.iter().find(|known| known.id == *member_id).map(|known| known.name.clone());
-    let subject = shown.or_else(named).unwrap_or_else(|| format!("member {member}"));
+/// `None`: of a store without members.
+fn member_of(alarm: &Alarm) -> Option<u64> {
     match alarm {
+        Alarm::NoSpace { member_id } | Alarm::Corrupt { member_id } => Some(*member_id),
+        Alarm::Disk { .. } => None,
+    }
+}
+
+fn alarmed(alarm: &Alarm, endpoints: &[EndpointView], members: &[MemberInfo]) -> Option<ProblemView> {
+    let member_id = member_of(alarm)?;
+    let member = id(member_id);
+    let shown = endpoints.iter().find(|view| view.member == member).map(|view| view.endpoint.clone());
+    let named = || members.iter().find(|known| known.id == member_id).map(|known| known.name.clone());
+    let subject = shown.or_else(named).unwrap_or_else(|| format!("member {member}"));
+    Some(match alarm {
         Alarm::NoSpace { .. } => {
             let revision = endpoints.iter().map(|view| view.revision).max().unwrap_or_default();
             error(
@@ -203,7 +196,7 @@ fn alarmed(alarm: &Alarm, endpoints: &[EndpointView], members: &[MemberInfo]) ->
                 ),
             )
         }
-        Alarm::Corrupt { .. } => error(
+        Alarm::Corrupt { .. } | Alarm::Disk { .. } => error(
             "corrupt",
             &subject,
             "etcd's alarm CORRUPT: the data of this member differs from that of the others".to_owned(),
@@ -212,7 +205,7 @@ fn alarmed(alarm: &Alarm, endpoints: &[EndpointView], members: &[MemberInfo]) ->
                  etcdctl member add; then etcdctl alarm disarm"
             ),
         ),
-    }
+    })
 }
 
 fn leaderless(view: &EndpointView) -> Option<ProblemView> {
@@ -356,7 +349,11 @@ mod tests {
     }
 
     fn codes(health: &StoreHealth) -> Vec<String> {
-        judge("etcd".to_owned(), health, local()).problems.into_iter().map(|problem| problem.code).collect()
+        judge(StoreKind::Etcd, health, local(), None)
+            .problems
+            .into_iter()
+            .map(|problem| problem.code)
+            .collect()
     }
 
     fn change(health: &mut StoreHealth, index: usize, change: impl FnOnce(&mut EndpointHealth)) {
@@ -365,7 +362,7 @@ mod tests {
 
     #[test]
     fn three_members_that_are_well_are_healthy_under_any_name() {
-        let view = judge("etcd".to_owned(), &three(), local());
+        let view = judge(StoreKind::Etcd, &three(), local(), None);
         assert!(view.healthy && view.problems.is_empty(), "{view:?}");
         assert_eq!(view.history, Some(5_000));
         assert_eq!(view.endpoints.iter().filter(|view| view.is_leader).count(), 1);
@@ -384,7 +381,7 @@ mod tests {
             member.compacted = Some(Revision(0));
             member.status.header.revision = Revision(50_000);
         });
-        let view = judge("etcd".to_owned(), &health, LocalView::default());
+        let view = judge(StoreKind::Etcd, &health, LocalView::default(), None);
         assert!(!view.healthy && view.problems.iter().all(|problem| !problem.remedy.is_empty()));
         let codes: BTreeSet<&str> = view.problems.iter().map(|problem| problem.code.as_str()).collect();
         let expected = [
@@ -417,20 +414,37 @@ mod tests {
     }
 
     #[test]
+    fn of_an_own_store_nothing_is_said_that_only_etcd_has() {
+        let mut health = StoreHealth { members: Vec::new(), ..three() };
+        health.endpoints.truncate(1);
+        change(&mut health, 0, |own| (own.quota, own.compacted) = (None, None));
+        let told = |alarm, code: &str, part: &str| {
+            let health = StoreHealth { alarms: vec![alarm], ..health.clone() };
+            let view = judge(StoreKind::Embedded, &health, local(), None);
+            let [problem] = &view.problems[..] else { panic!("{view:?}") };
+            assert!(problem.is_error && problem.code == code && problem.text.contains(part), "{problem:?}");
+            assert!(!format!("{problem:?}").contains("etcd"), "{problem:?}");
+        };
+        told(Alarm::NoSpace { member_id: 10 }, "no-space", "is full");
+        told(Alarm::Disk { detail: "journal: fsync: I/O error".to_owned() }, "disk", "fsync: I/O error");
+        assert!(judge(StoreKind::Embedded, &health, local(), None).problems.is_empty());
+    }
+
+    #[test]
     fn a_file_that_is_nearly_full_and_one_that_is_nearly_empty_are_warnings() {
         let mut health = three();
         change(&mut health, 0, |member| member.status.db_size = 1_900 << 20);
         assert_eq!(codes(&health), ["almost-full"]);
         change(&mut health, 0, |member| member.status.db_size = 512 << 20);
         assert_eq!(codes(&health), ["fragmented"]);
-        assert!(judge("etcd".to_owned(), &health, local()).healthy);
+        assert!(judge(StoreKind::Etcd, &health, local(), None).healthy);
     }
 
     #[test]
     fn a_member_that_is_not_configured_is_named_and_a_silent_endpoint_may_be_it() {
         let mut health = three();
         health.members.push(MemberInfo { id: 13, name: "e13".to_owned(), urls: vec![] });
-        let view = judge("etcd".to_owned(), &health, local());
+        let view = judge(StoreKind::Etcd, &health, local(), None);
         assert!(view.healthy && view.problems.len() == 1, "{view:?}");
         assert_eq!(
             (view.problems[0].code.as_str(), view.problems[0].subject.as_str()),
@@ -439,7 +453,7 @@ mod tests {
         health.members.pop();
         health.endpoints[2].status =
             Err(StoreError::Timeout { operation: Operation::Status, after: Duration::from_secs(1) });
-        let problems = judge("etcd".to_owned(), &health, local()).problems;
+        let problems = judge(StoreKind::Etcd, &health, local(), None).problems;
         assert_eq!((problems[0].code.as_str(), problems[1].code.as_str()), ("unreachable", "unconfigured"));
         assert!(problems[1].text.ends_with("unless it is one that does not answer"), "{problems:?}");
     }

@@ -27,11 +27,13 @@ pub(super) async fn list(State(api): State<Api>) -> Answer {
 }
 
 pub(super) fn state(snapshot: &Snapshot, id: &MachineId) -> MachineState {
+    let is_expected = snapshot.machines.get(id).is_some_and(|record| record.value.expected.is_some());
     let is_forgotten = snapshot.machines.get(id).is_some_and(|record| record.value.forgotten.is_some());
     match (snapshot.presence.contains_key(id), snapshot.lost.contains_key(id)) {
         _ if is_forgotten => MachineState::Forgotten,
         (_, true) => MachineState::Lost,
         (true, false) => MachineState::Present,
+        (false, false) if is_expected => MachineState::Expected,
         (false, false) => MachineState::Missing,
     }
 }

@@ -11,6 +11,7 @@ use fleet_core::requests::Refusal;
 use fleet_core::requests::change::live;
 use fleet_registry::keys::{Area, Key};
 use futures_util::stream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
@@ -29,6 +30,7 @@ pub(super) async fn status(State(api): State<Api>, InPath(name): InPath, uri: Ur
         return json(&api.tools.status(machine, &name).await?);
     }
     let id = MachineId::parse(&machine.id).map_err(|error| Failure::bad_request(error.to_string()))?;
+    let _passed_on = api.relay()?;
     let mut report = peers(&api)?.status(&id, &name).await?;
     report.machine = machine;
     json(&report)
@@ -44,8 +46,9 @@ pub(super) async fn journal(State(api): State<Api>, InPath(name): InPath, uri: U
         return Ok(typed(NDJSON, body));
     }
     let id = MachineId::parse(&machine.id).map_err(|error| Failure::bad_request(error.to_string()))?;
+    let passed_on = api.relay()?;
     let lines = peers(&api)?.journal(&id, &name, &options).await?;
-    Ok(typed(NDJSON, relay(lines, api.shutdown.clone())))
+    Ok(typed(NDJSON, relay(lines, passed_on, api.shutdown.clone())))
 }
 
 fn peers(api: &Api) -> Result<&dyn super::super::ports::Peers, Failure> {
@@ -90,18 +93,18 @@ async fn find(api: &Api, name: &UnitName, asked: Option<&str>, word: &str) -> Re
 }
 
 /// Passes another machine's lines on; a stream that breaks ends in a line that says so.
-fn relay(lines: NdjsonStream, shutdown: CancellationToken) -> Body {
-    Body::from_stream(stream::unfold(Some(lines), move |lines| {
+fn relay(lines: NdjsonStream, passed_on: OwnedSemaphorePermit, shutdown: CancellationToken) -> Body {
+    Body::from_stream(stream::unfold(Some((lines, passed_on)), move |relayed| {
         let shutdown = shutdown.clone();
         async move {
-            let mut lines = lines?;
+            let (mut lines, passed_on) = relayed?;
             let next = tokio::select! {
                 () = shutdown.cancelled() => return None,
                 next = lines.next::<JournalLine>() => next,
             };
             let (line, rest) = match next {
                 Ok(None) => return None,
-                Ok(Some(line)) => (line, Some(lines)),
+                Ok(Some(line)) => (line, Some((lines, passed_on))),
                 Err(error) => {
                     let error = fleet_api::ApiError::new(502, error.to_string());
                     (JournalLine { error: Some(error), ..JournalLine::default() }, None)

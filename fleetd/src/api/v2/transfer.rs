@@ -6,13 +6,13 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use fleet_api::v2::{ImportReport, ImportRequest, JoinRequest};
-use fleet_core::store_trust::Trust;
-use fleet_core::{ClusterId, Epoch};
+use fleet_core::ClusterId;
 use fleet_registry::registry::document::Export;
-use fleet_registry::registry::export::Imported;
+use fleet_registry::registry::import::{Begun, Imported, Importer};
 
 use super::super::Failure;
 use super::super::state::Api;
+use super::cluster::own_effects;
 use super::{Answer, NDJSON, document, json, typed};
 
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
@@ -34,41 +34,69 @@ pub(super) async fn import(State(api): State<Api>, body: Body) -> Answer {
     let export = parsed
         .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
         .map_err(|error| Failure::bad_request(error.to_string()))?;
-    let conflict = |message: String| Failure::new(StatusCode::CONFLICT, message);
-    // A machine of another cluster would stand before a store that is not its own from then on.
-    let session = api.session.session();
-    if let Some((cluster, _)) = &session.cluster
-        && *cluster != export.cluster.id
-    {
-        let message = format!("this machine belongs to cluster {cluster}");
-        return Err(conflict(message).with_remedy("import on a machine that belongs to none, or to the same"));
+    let asked = api.asked(Some(&request.by), None);
+    let member = api.joiner.as_ref().and_then(|joiner| joiner.member());
+    let by = Importer { machine: &api.machine, member, asked: &asked };
+    if let Some(refused) = api.registry.refuses_import(&export, &by).await? {
+        return Err(not_imported(&api, &refused));
     }
+    let (would_stop, would_start) = own_effects(&api, &export.snapshot());
     let mut report = ImportReport {
         cluster: export.cluster.id.to_string(),
-        epoch: Epoch(export.cluster.epoch.0 + 1).0,
+        epoch: by.epoch_of(&export).0,
         units: export.units().count(),
         machines: export.machines().count(),
+        newest: export.newest().0,
+        would_stop,
+        would_start,
         done: false,
     };
-    if matches!(session.trust, Some(Trust::Own | Trust::Held { .. } | Trust::RolledBack { .. })) {
-        return Err(conflict("the registry holds a cluster already".to_owned())
-            .with_remedy("import into an etcd, or below an etcd_key_prefix, that has none"));
-    }
     if !request.yes {
         return json(&report);
     }
-    match api.registry.import(&export, &api.asked(Some(&request.by), None)).await? {
+    let claim = match api.registry.begin_import(&export, &by).await? {
+        Begun::Claimed(claim) => claim,
+        Begun::Refused(refused) => return Err(not_imported(&api, &refused)),
+    };
+    // Before the document's cluster is there: an import that breaks off between the two is repeated, and a machine that
+    // stood before a foreign store could not do that.
+    if claim.gives_up.is_some()
+        && let Some(joiner) = &api.joiner
+    {
+        joiner.belong(export.cluster.id.clone(), export.cluster.epoch).await?;
+    }
+    match api.registry.finish_import(&export, claim, &by).await? {
         Imported::Done { epoch, .. } => {
             (report.epoch, report.done) = (epoch.0, true);
             settled(&api, &export.cluster.id).await;
             json(&report)
         }
-        Imported::Exists { found } => Err(conflict(format!("the registry holds cluster {found} already"))
-            .with_remedy("import into an etcd, or below an etcd_key_prefix, that has none")),
+        refused => Err(not_imported(&api, &refused)),
+    }
+}
+
+fn not_imported(api: &Api, refused: &Imported) -> Failure {
+    let conflict = |message: String| Failure::new(StatusCode::CONFLICT, message);
+    let prefix = api.registry.keys().prefix();
+    match refused {
+        Imported::OtherMember { cluster } => conflict(format!("this machine belongs to cluster {cluster}"))
+            .with_remedy("import on a machine that belongs to none, or to the same"),
         Imported::NotEmpty { sample } => {
-            Err(conflict(format!("the registry holds {sample}, which is not of this document"))
-                .with_remedy("choose another etcd_key_prefix, or remove what is there"))
+            conflict(format!("the registry holds {sample}, which is not of this document"))
+                .with_remedy("choose another etcd_key_prefix, or remove what is there")
         }
+        Imported::Underway { by } => {
+            let message = format!("cluster {} is being imported, begun by {}", by.cluster, by.begun.by);
+            conflict(message).with_remedy(format!(
+                "wait for it. If it broke off, repeat it; if it is not wanted any more, remove everything below {prefix}"
+            ))
+        }
+        Imported::Exists { found } => conflict(format!("the registry holds cluster {found} already"))
+            .with_remedy(
+                "import into a store, or below an etcd_key_prefix, that has none, or one without units and other machines",
+            ),
+        // No refusal.
+        Imported::Done { .. } => conflict("the document was imported".to_owned()),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use fleet_api::v2::{self, MachineProgress, WaitLine, WaitRequest};
+use fleet_core::records::DesiredState;
 use fleet_core::requests::progress::{self, Phase, Progress, Waited, progress};
 use fleet_core::world::World;
 use fleet_core::{MachineId, Revision, UnitUid};
@@ -205,6 +206,10 @@ impl Session {
                 return Scope::Wide;
             }
             let placement = self.world.placements().get(&waited.unit).map(|placement| &placement.value);
+            // Without a place it may still be on machines that were told to let go of it, whichever these are.
+            if unit.value.desired == DesiredState::Loaded && placement.is_some_and(|p| p.machine.is_none()) {
+                return Scope::Wide;
+            }
             machines.extend(placement.and_then(|placement| placement.machine.clone()));
         }
         let scope = Scope::Narrow(machines);
@@ -228,7 +233,7 @@ impl Session {
                 continue;
             }
             let seen = progress(&self.world, waited, now);
-            waited.is_leaving |= seen.desired == Some(fleet_core::records::DesiredState::Destroyed);
+            waited.is_leaving |= seen.desired == Some(DesiredState::Destroyed);
             if seen.is_over() {
                 self.is_over.insert(index);
             }

@@ -110,6 +110,10 @@ fn booleans_that_fleet_1_0_mistook_in_silence_are_taken_the_same_way_and_told() 
         let machine = self::machine(&format!("disable_engine={text}"));
         assert_eq!((machine.config().engine, machine.warnings().len()), (EngineRole::Never, 0), "{text}");
     }
+    for (text, taken) in [("3", 2), ("100000", 2), ("-1", 0)] {
+        let machine = self::machine(&format!("verbosity={text}"));
+        assert_eq!((machine.config().verbosity, machine.warnings().len()), (taken, 1), "{text}");
+    }
 }
 
 #[test]
@@ -122,6 +126,31 @@ fn numbers_that_are_none_are_refused_with_their_key() {
             "/etc/fleet/fleet.conf:2: verbosity = \"loud\": expected a number from 0 to 2"
         ]
     );
+}
+
+#[test]
+fn a_value_that_a_comment_may_have_cut_is_told() {
+    let cut = |text: &str| {
+        let warnings = machine(text).warnings();
+        assert!(warnings.len() < 2, "{warnings:?}");
+        warnings.first().is_some_and(|told| {
+            assert!(
+                told.starts_with("/etc/fleet/fleet.conf:1: ") && told.contains("put the value in quotes"),
+                "{told}"
+            );
+            !told.contains("ssword")
+        })
+    };
+    for text in ["etcd_username=pa;ss#word", "etcd_username=#password", "public_ip=\"1.2.3.4\"#a"] {
+        let read = crate::config::fleet_conf::read(Path::new("/f"), text);
+        assert_eq!(read.warnings.len(), 1, "{text}: {:?}", read.warnings);
+    }
+    assert!(cut("etcd_username=pa;ss#word"));
+    for text in
+        ["etcd_username='pa;ss#word'", "etcd_username = a # comment", "etcd_username= # nothing", "#a#b"]
+    {
+        assert!(!cut(text), "{text}");
+    }
 }
 
 #[test]

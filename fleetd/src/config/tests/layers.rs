@@ -131,6 +131,15 @@ fn of_the_two_names_of_the_engines_role_the_higher_layer_counts() {
     machine.write(&format!("{RUNTIME}/50-b.toml"), "disable_engine = true");
     assert_eq!(machine.config().engine, EngineRole::Never);
     assert_eq!(machine.origin("engine"), "/run/fleet/fleetd.d/50-b.toml:1");
+    machine.write(&format!("{RUNTIME}/60-c.toml"), "disable_engine = false");
+    assert_eq!(machine.config().engine, EngineRole::Auto, "that it may is a value too");
+    assert_eq!(machine.origin("engine"), "/run/fleet/fleetd.d/60-c.toml:1");
+    let mut machine = Machine::with("engine = \"never\"");
+    assert_eq!(machine.config().engine, EngineRole::Never);
+    machine.set("FLEET_DISABLE_ENGINE", "false");
+    assert_eq!(machine.config().engine, EngineRole::Auto);
+    let machine = Machine::with("engine = \"never\"\ndisable_engine = false");
+    assert_eq!(machine.config().engine, EngineRole::Never, "in one file, the name of today");
     let machine = Machine::with("engine = \"auto\"\ndisable_engine = true");
     assert_eq!(machine.config().engine, EngineRole::Auto, "in one file, the name of today");
 }

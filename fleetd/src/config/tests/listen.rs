@@ -14,7 +14,10 @@ impl Files {
         machine.write("pki/server.pem", &certificate);
         machine.write("pki/server.key", &key);
         machine.write("pki/ca.pem", &certificate);
-        Files { machine, lines: vec![ETCD.trim().to_owned(), format!("listen = \"{address}\"")] }
+        Files {
+            machine,
+            lines: vec![ETCD.trim().replace("http:", "https:"), format!("listen = \"{address}\"")],
+        }
     }
 
     fn and(mut self, key: &str, path: &str) -> Files {

@@ -17,7 +17,7 @@ const ETCD: &str = "etcd_servers = [\"http://127.0.0.1:2379\"]\n";
 struct Machine {
     root: tempfile::TempDir,
     file: Option<PathBuf>,
-    environment: BTreeMap<String, String>,
+    environment: BTreeMap<String, std::ffi::OsString>,
 }
 
 impl Machine {
@@ -43,14 +43,19 @@ impl Machine {
         std::fs::write(path, text).unwrap();
     }
 
+    fn allow(&self, path: &str, mode: u32) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(self.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     fn link(&self, path: &str, target: &str) {
         let path = self.path(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(target, path).unwrap();
     }
 
-    fn set(&mut self, variable: &str, text: &str) {
-        self.environment.insert(variable.to_owned(), text.to_owned());
+    fn set(&mut self, variable: &str, text: impl Into<std::ffi::OsString>) {
+        self.environment.insert(variable.to_owned(), text.into());
     }
 
     fn sources(&self) -> Sources {

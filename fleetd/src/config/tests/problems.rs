@@ -30,9 +30,125 @@ fn a_bad_value_names_file_line_key_value_and_what_is_expected() {
         machine.problems(),
         [
             "environment variable FLEET_ETCD_SERVERS: etcd_servers = \"127.0.0.1:2379\": expected http://HOST:PORT or \
-          https://HOST:PORT, one for each etcd member"
+          https://HOST:PORT, one for each etcd member (it must begin with http:// or https://)"
         ]
     );
+}
+
+#[test]
+fn an_address_of_etcd_that_fleetd_could_not_use_is_no_value() {
+    let refused = |servers: &str| {
+        let machine = Machine::new();
+        machine.write("etc/fleet/fleetd.toml", &format!("etcd_servers = {servers}"));
+        let problems = machine.problems();
+        assert_eq!(problems.len(), 1, "{servers}: {problems:?}");
+        problems[0].clone()
+    };
+    assert!(refused("[\"http://:2379\"]").ends_with("(it names no host)"));
+    let port = "(http://b:99999: its port is no number from 1 to 65535)";
+    assert!(refused("[\"http://a:1\", \"http://b:99999\"]").ends_with(port));
+    assert!(refused("[\"http://a:2379x\"]").ends_with("(its port is no number from 1 to 65535)"));
+    assert!(!refused("[\"http://a:1\", \"http://me:hunter2@b:1\"]").contains("hunter2"));
+    assert_eq!(
+        refused("[\"https://a:1\", \"http://b:2\"]"),
+        "/etc/fleet/fleetd.toml:1: etcd_servers = http://b:2: expected https:// for all members, or http:// for all"
+    );
+}
+
+#[test]
+fn certificates_for_an_etcd_that_is_not_secured_are_refused_and_a_password_is_warned_about() {
+    let machine = |servers: &str, text: &str| {
+        let machine = Machine::new();
+        machine.write("etc/fleet/fleetd.toml", &format!("etcd_servers = \"{servers}\"\n{text}"));
+        let (pem, key) = certificate();
+        machine.write("ca.pem", &pem);
+        machine.write("key.pem", &key);
+        machine
+    };
+    let files = "etcd_cafile = \"/ca.pem\"\netcd_certfile = \"/ca.pem\"\netcd_keyfile = \"/key.pem\"";
+    assert_eq!(machine("https://a:1", files).problems(), Vec::<String>::new());
+    let problems = machine("http://a:1", files).problems();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert_eq!(
+        problems[0],
+        "/etc/fleet/fleetd.toml:2: etcd_cafile = /ca.pem: expected https:// in etcd_servers; with http://a:1 nothing is \
+         encrypted or verified"
+    );
+    let user = "etcd_username = \"fleet\"\netcd_password = \"hunter2\"";
+    for (servers, is_warned) in [
+        ("http://127.0.0.1:1", false),
+        ("http://localhost:1,http://[::1]:1", false),
+        ("https://10.0.0.1:1", false),
+        ("http://127.0.0.1:1,http://10.0.0.1:1", true),
+        ("http://etcd1:1", true),
+    ] {
+        let warnings = machine(servers, user).warnings().join("\n");
+        assert_eq!(
+            warnings.contains("fleetd.toml:2: etcd_username: it and its password go to"),
+            is_warned,
+            "{warnings}"
+        );
+        assert!(!warnings.contains("hunter2"));
+    }
+    assert_eq!(machine("http://10.0.0.1:1", "").warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn secrets_that_others_can_read_or_write_are_warned_about() {
+    let machine = Machine::with("listen_certfile = \"/a.pem\"\nlisten_keyfile = \"/a.key\"");
+    let (pem, key) = certificate();
+    machine.write("a.pem", &pem);
+    machine.write("a.key", &key);
+    machine.write("etc/fleet/fleetd.d/secret.toml", "etcd_username = \"fleet\"\netcd_password = \"hunter2\"");
+    for mode in [0o600, 0o640, 0o440] {
+        machine.allow("a.key", mode);
+        machine.allow("etc/fleet/fleetd.d/secret.toml", mode);
+        assert_eq!(machine.warnings(), Vec::<String>::new(), "{mode:o}");
+    }
+    for mode in [0o644, 0o604, 0o602, 0o660] {
+        machine.allow("a.key", mode);
+        machine.allow("etc/fleet/fleetd.d/secret.toml", mode);
+        let told = |what: &str| {
+            format!(
+                "{what} has mode {mode:04o}, so that others can get at the secret in it; make it 0600, or 0640"
+            )
+        };
+        assert_eq!(
+            machine.warnings(),
+            [
+                told("/etc/fleet/fleetd.d/secret.toml:2: etcd_password: /etc/fleet/fleetd.d/secret.toml"),
+                told("/etc/fleet/fleetd.toml:3: listen_keyfile: /a.key"),
+            ]
+        );
+    }
+}
+
+#[test]
+fn what_would_be_used_otherwise_than_it_was_meant_is_refused_or_told() {
+    assert_eq!(
+        refused("etcd_password = \"hunter2\""),
+        "FILE:2: etcd_password = (hidden): expected etcd_username beside it"
+    );
+    assert_eq!(refused("verbosity = 9"), "FILE:2: verbosity = 9: expected a number from 0 to 2");
+    let mut machine = Machine::with("etcd_username = \"fleet\"");
+    let no_text = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes;
+    machine.set("FLEET_ETCD_PASSWORD", no_text(b"hunter\xff"));
+    machine.set("FLEET_PUBLIC_IP", no_text(b"\xff"));
+    assert_eq!(
+        machine.problems(),
+        [
+            "environment variable FLEET_ETCD_PASSWORD: etcd_password = (hidden): expected UTF-8 text",
+            "environment variable FLEET_PUBLIC_IP: public_ip = \"\u{fffd}\": expected UTF-8 text",
+        ]
+    );
+    let nowhere =
+        "listen: names no address, so that the API can be reached only on sockets that systemd passes";
+    let machine = Machine::with("listen = []");
+    assert_eq!(machine.warnings(), [format!("/etc/fleet/fleetd.toml:2: {nowhere}")]);
+    let mut machine = Machine::with("");
+    machine.set("FLEET_LISTEN", "");
+    assert_eq!(machine.warnings(), [format!("environment variable FLEET_LISTEN: {nowhere}")]);
+    assert_eq!(machine.problems(), Vec::<String>::new());
 }
 
 #[test]
@@ -117,6 +233,15 @@ fn secrets_are_not_repeated() {
         let refused = refused(line);
         assert!(!refused.contains(secret), "{refused}");
     }
+    let mut machine = Machine::with("etcd_username = \"fleet\"");
+    machine.set("FLEET_ETCD_PASSWORD", secret);
+    let sources = machine.sources();
+    let loaded = read(&sources);
+    assert_eq!(loaded.config.etcd_password.expose(), secret);
+    for told in [format!("{sources:?}"), format!("{loaded:?}"), format!("{:#?}", loaded.config)] {
+        assert!(!told.contains(secret), "{told}");
+    }
+    assert!(format!("{:?}", loaded.config).contains("etcd_password: (hidden)"));
     let machine = Machine::new();
     machine.write("etc/fleet/fleetd.toml", "etcd_servers = \"http://me:hunter2@host:2379\"");
     let problems = machine.problems();
@@ -172,7 +297,8 @@ fn what_is_shown_of_a_value_is_taken_again() {
 
 #[test]
 fn a_file_without_an_end_is_refused() {
-    let mut machine = Machine::with("etcd_cafile = \"/zero\"");
+    let mut machine = Machine::new();
+    machine.write("etc/fleet/fleetd.toml", "etcd_servers = \"https://a:1\"\netcd_cafile = \"/zero\"");
     machine.link("zero", "/dev/zero");
     assert!(machine.problems()[0].contains("more than 1 MiB"));
     machine.file = Some("/dev/zero".into());
@@ -183,6 +309,6 @@ fn a_file_without_an_end_is_refused() {
 fn any_text_is_judged_without_looking_at_files() {
     let toml = read_text("agent_ttl = \"1s\"\netcd_cafile = \"/nowhere\"", Grammar::Toml);
     assert_eq!(toml.problems.len(), 1, "{:?}", toml.problems);
-    let old = read_text("etcd_servers=http://a:1\netcd_cafile=/nowhere", Grammar::Fleet1);
+    let old = read_text("etcd_servers=https://a:1\netcd_cafile=/nowhere", Grammar::Fleet1);
     assert!(old.problems.is_empty(), "{:?}", old.problems);
 }

@@ -29,7 +29,7 @@ fn change(key: &'static str, from: &str, to: &str) -> Change {
 
 #[test]
 fn what_can_change_in_place_does_and_the_rest_waits_for_a_restart() {
-    let machine = Machine::with("");
+    let machine = Machine::with("etcd_username = \"fleet\"");
     let (mut reloader, applied) = running(&machine);
     assert_eq!(done(reloader.again()), (vec![], vec![]));
     assert_eq!(*applied.lock().unwrap(), Vec::<u8>::new(), "nothing has changed");
@@ -38,6 +38,7 @@ fn what_can_change_in_place_does_and_the_rest_waits_for_a_restart() {
         "etc/fleet/fleetd.d/a.toml",
         "verbosity = 2\nagent_ttl = \"20s\"\netcd_password = \"hunter2\"",
     );
+    machine.allow("etc/fleet/fleetd.d/a.toml", 0o600);
     let waiting =
         vec![change("etcd_password", "(hidden)", "(hidden)"), change("agent_ttl", "\"15s\"", "\"20s\"")];
     assert_eq!(done(reloader.again()), (vec![change("verbosity", "0", "2")], waiting.clone()));

@@ -4,8 +4,10 @@ use super::*;
 
 #[test]
 fn every_key_is_printed_with_its_value_and_where_that_comes_from() {
-    let mut machine =
-        Machine::with("token_limit = 7\netcd_password = \"hunter2\"\n[metadata]\ndisk = \"ssd\"\n");
+    let mut machine = Machine::with(
+        "token_limit = 7\netcd_password = \"hunter2\"\netcd_username = \"f\"\n[metadata]\ndisk = \"ssd\"\n",
+    );
+    machine.allow("etc/fleet/fleetd.toml", 0o640);
     machine.write("usr/lib/fleet/fleetd.d/a.toml", "verbosity = 1");
     machine.write("run/fleet/fleetd.d/a.toml", "verbosity = 2");
     machine.set("FLEET_PUBLIC_IP", "10.0.0.9");
@@ -19,7 +21,7 @@ fn every_key_is_printed_with_its_value_and_where_that_comes_from() {
         "etcd_servers = [\"http://127.0.0.1:2379\"] # /etc/fleet/fleetd.toml:1",
         "token_limit = 7 # /etc/fleet/fleetd.toml:2",
         "etcd_password = (hidden) # /etc/fleet/fleetd.toml:3",
-        "metadata = { disk = \"ssd\" } # /etc/fleet/fleetd.toml:4",
+        "metadata = { disk = \"ssd\" } # /etc/fleet/fleetd.toml:5",
         "verbosity = 2 # /run/fleet/fleetd.d/a.toml:1",
         "public_ip = \"10.0.0.9\" # environment variable FLEET_PUBLIC_IP",
         "agent_ttl = \"15s\" # default",
@@ -34,7 +36,8 @@ fn every_key_is_printed_with_its_value_and_where_that_comes_from() {
 
 #[test]
 fn json_has_everything_in_one_object() {
-    let machine = Machine::with("token_limit = 0\netcd_password = \"hunter2\"\nverbosity = 1\n");
+    let machine =
+        Machine::with("token_limit = 0\netcd_password = \"hunter2\"\nverbosity = 1\netcd_username = \"f\"\n");
     let (text, remarks) = report(&machine.read(), Format::Json);
     assert!(remarks.is_empty() && !text.contains("hunter2"));
     let json: serde_json::Value = serde_json::from_str(&machine.without_root(&text)).unwrap();

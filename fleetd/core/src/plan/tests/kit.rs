@@ -51,6 +51,8 @@ pub struct Kit {
     sequence: u64,
     uids: u64,
     pub raft_term: u64,
+    /// Of units submitted from now on: new content reaches every machine at once.
+    pub all_at_once: bool,
 }
 
 pub const GRACE: Span = Span::from_secs(5);
@@ -172,7 +174,7 @@ impl Kit {
             desired,
             counters,
             recent_requests: Vec::new(),
-            all_at_once: false,
+            all_at_once: self.all_at_once,
             features: BTreeSet::new(),
             created: Stamp::default(),
             changed: Stamp { by: "test".into(), ..Stamp::default() },
@@ -212,6 +214,16 @@ impl Kit {
         let planned = plan(&self.world, &self.policy(), self.now);
         let rebuilt = plan(&self.rebuilt(), &self.policy(), self.now);
         assert_eq!(orders(&planned), orders(&rebuilt), "dirty and full plan differ");
+        self.perform(planned)
+    }
+
+    /// One pass over what is dirty, for who holds the outcome against something else.
+    pub fn pass_dirty(&mut self) -> Plan {
+        let planned = plan(&self.world, &self.policy(), self.now);
+        self.perform(planned)
+    }
+
+    fn perform(&mut self, planned: Plan) -> Plan {
         self.sequence = planned.next_sequence;
         let groups = planned.groups.clone();
         self.world.settle(&planned);
@@ -379,6 +391,7 @@ impl Kit {
 
     /// A present machine carries out what it is told: tombstones are acknowledged, the rest becomes active.
     pub fn obey(&mut self, id: &str) {
+        self.acknowledge(id);
         let id = machine(id);
         if !self.presence.contains_key(&id) {
             return;
@@ -387,15 +400,25 @@ impl Kit {
         let mine: Vec<_> =
             mine.into_iter().map(|((_, unit), order)| (unit.clone(), order.value.clone())).collect();
         for (unit, order) in mine {
+            self.report(&id, &unit, &order, None);
+        }
+    }
+
+    /// A present machine has stopped what it was told to.
+    pub fn acknowledge(&mut self, id: &str) {
+        let id = machine(id);
+        if !self.presence.contains_key(&id) {
+            return;
+        }
+        let gone =
+            self.orders.iter().filter(|((m, _), order)| *m == id && order.value.wanted == Wanted::Gone);
+        let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
+        for (id, unit) in gone {
             let key = (id.clone(), unit.clone());
-            if order.wanted == Wanted::Gone {
-                self.orders.remove(&key);
-                self.states.remove(&key);
-                self.world.apply(Event::State(id.clone(), unit.clone(), None));
-                self.world.apply(Event::Order(id.clone(), unit, None));
-            } else {
-                self.report(&id, &unit, &order, None);
-            }
+            self.orders.remove(&key);
+            self.states.remove(&key);
+            self.world.apply(Event::State(id.clone(), unit.clone(), None));
+            self.world.apply(Event::Order(id, unit, None));
         }
     }
 

@@ -3,6 +3,8 @@
 mod faults;
 mod history;
 mod kit;
+mod reference;
+mod together;
 
 use super::{Compare, Write, explain};
 use crate::records::{BrakeCause, BrakeState, ConfirmedDead, DesiredState, MachineRecord, Stamp, Wanted};
@@ -126,6 +128,32 @@ fn a_lost_machine_keeps_its_units_for_the_grace_and_then_loses_them_in_fenced_gr
     assert!(compares.iter().any(|c| matches!(c, Compare::Lost(id, rev) if id.as_str() == "m1" && rev.0 > 0)));
     let tombstone = &kit.orders[&(machine("m1"), name("a.service"))].value;
     assert_eq!(tombstone.wanted, Wanted::Gone, "the machine learns on return that it lost the unit");
+}
+
+#[test]
+fn p1_a_machine_that_has_not_come_since_an_import_is_not_lost_and_keeps_its_units() {
+    let mut kit = Kit::new(&["m1", "m2", "m3"]);
+    kit.launch("a.service", "");
+    kit.converge();
+    let mut record = kit.machines[&machine("m1")].value.clone();
+    record.expected = Some(Stamp::default());
+    kit.set_machine(&machine("m1"), record.clone());
+    kit.vanish("m1");
+    for _ in 0..10 {
+        kit.converge();
+        kit.wait(GRACE);
+    }
+    assert!(kit.lost.is_empty());
+    assert_eq!(kit.at("a.service"), ["m1"]);
+    // Nothing new comes to it.
+    kit.launch("b.service", "");
+    kit.converge();
+    assert_ne!(kit.at("b.service"), ["m1"]);
+    // Unless somebody says that it is off, or it comes and goes.
+    record.confirmed_dead = Some(ConfirmedDead { stamp: Stamp::default() });
+    kit.set_machine(&machine("m1"), record);
+    kit.converge();
+    assert_ne!(kit.at("a.service"), ["m1"]);
 }
 
 #[test]

@@ -144,6 +144,11 @@ fn somewhere(world: &World, waited: &Waited, record: &Versioned<UnitRecord>) -> 
     let Some(placement) = judged else { return not_judged(unit) };
     let decision = &placement.decision;
     let Some(machine) = &placement.machine else {
+        // It has no place, but what it was told to leave may not have let go of it: then it is not stopped.
+        let leaving = leaving(world, waited, unit);
+        if unit.desired == DesiredState::Loaded && !leaving.is_done {
+            return leaving;
+        }
         let unplaceable = Progress::of(Phase::Unplaceable, decision.reason.clone(), decision.at);
         return Progress { refused: decision.refused.clone(), ..unplaceable };
     };
@@ -224,9 +229,13 @@ fn everywhere(world: &World, waited: &Waited, unit: &UnitRecord, now: Timestamp)
     progress
 }
 
-/// A unit that is to be nowhere: done when no present machine has an order for it.
+/// A unit that is to be nowhere, or has no place now: done when no present machine has an order for it.
 fn leaving(world: &World, waited: &Waited, unit: &UnitRecord) -> Progress {
-    let word = if unit.desired == DesiredState::Destroyed { "destroyed" } else { "inactive" };
+    let word = match unit.desired {
+        DesiredState::Destroyed => "destroyed",
+        DesiredState::Inactive => "inactive",
+        DesiredState::Loaded | DesiredState::Launched => "to leave",
+    };
     let mut progress = Progress::of(Phase::Done, Reason::default(), unit.changed.at);
     let mut open: Option<(&MachineId, &Order, Option<&StateRow>)> = None;
     for machine in world.orders_of(&waited.unit) {
@@ -252,8 +261,10 @@ fn leaving(world: &World, waited: &Waited, unit: &UnitRecord) -> Progress {
         (progress.active, progress.sub) = (row.active.clone(), row.sub.clone());
         progress.result = row.result.clone();
         progress.current = current_state(Some(row), false);
-        if let Some(error) = row.last_error.as_ref().filter(|_| order.wanted == Wanted::Gone) {
-            progress.reason = error.clone();
+        let refused = row.refused.as_ref().filter(|refused| refused.number == order.number);
+        let trouble = refused.map(|refused| &refused.reason).or(row.last_error.as_ref());
+        if let Some(trouble) = trouble.filter(|_| order.wanted == Wanted::Gone) {
+            progress.reason = trouble.clone();
         }
     }
     progress

@@ -171,6 +171,17 @@ fn a_refusal_is_not_the_end_because_the_engine_looks_for_another_machine() {
 }
 
 #[test]
+fn p4_a_stop_without_a_place_is_not_done_while_a_machine_refuses_to_let_go() {
+    let scene = || Scene::of(after(&[Verb::Start, Verb::Stop])).present("m1").placed(10, None);
+    assert_eq!(scene().phase(), (Phase::Unplaceable, false, false));
+    let refused =
+        json!({"phase": "refused", "refused": {"number": number(3), "reason": {"code": "stale-order"}}});
+    let still = scene().order("m1", 3, "gone").row("m1", 2, refused).judge();
+    assert_eq!((still.phase, still.is_done, still.active.as_str()), (Phase::Stopping, false, "active"));
+    assert_eq!(still.reason.code, "stale-order");
+}
+
+#[test]
 fn a_unit_on_a_machine_that_is_away_is_never_done() {
     let scene = Scene::of(after(&[Verb::Start])).placed(10, Some("m1")).order("m1", 3, "launched");
     let progress = scene.row("m1", 3, json!({})).judge();

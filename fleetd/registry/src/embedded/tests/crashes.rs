@@ -1,7 +1,7 @@
 //! A power cut at every operation of the disks, with every kind of loss: the store is a prefix.
 
-use super::disk::{Action, Images, Machine, PowerCut, Survivors};
-use super::run::{Run, append, open, record, view};
+use super::disk::{Action, Failing, Images, Machine, PowerCut, Survivors};
+use super::run::{Run, append, created, open, record, view};
 use crate::embedded::OpenError;
 
 /// What was tried, for the record.
@@ -75,6 +75,79 @@ fn several_lost_fsyncs_leave_a_prefix_or_are_told() {
         let tally = cut_everywhere(&run, lost_syncs, true);
         assert!(tally.images > 1_000 && tally.refused < tally.images / 2, "{tally:?}");
     }
+}
+
+#[test]
+fn failed_fsync_then_restarts_then_a_power_cut_lose_nothing_that_was_told() {
+    let mut failures = 0;
+    for grace in 0..80 {
+        for failed_starts in [0, 1, 2] {
+            let start = created();
+            let machine = Machine::of(start.clone());
+            let (mut log, mut draft) = open(&machine).unwrap();
+            machine.fail(Failing::Syncs, grace);
+            let broken = (0..40).any(|number| append(&mut log, &mut draft, number).is_err());
+            drop(log);
+            failures += usize::from(broken);
+            // Restarts keep the cache of the system.
+            for _ in 0..failed_starts {
+                machine.fail(Failing::Syncs, 0);
+                open(&machine).unwrap_err();
+            }
+            machine.fail(Failing::Nothing, 0);
+            let (mut log, mut draft) = open(&machine).unwrap();
+            let mut told = vec![(machine.op_count(), view(&draft))];
+            for number in 0..3 {
+                append(&mut log, &mut draft, number).unwrap();
+                told.push((machine.op_count(), view(&draft)));
+            }
+            let ops = machine.ops();
+            for (cut, view_then) in told {
+                let images = PowerCut::new(&start, &ops, cut, 0).images(Survivors::None);
+                let (_, found) = open(&Machine::of(images)).unwrap_or_else(|error| {
+                    panic!("grace {grace}, {failed_starts} starts, cut {cut}: {error}")
+                });
+                assert_eq!(view(&found), view_then, "grace {grace}, {failed_starts} starts, cut {cut}");
+            }
+        }
+    }
+    assert!(failures > 50, "{failures}");
+}
+
+#[test]
+fn power_cut_after_a_damaged_base_was_made_good_loses_nothing_that_was_told() {
+    let mut cuts = 0;
+    let run = record(36);
+    let finished = Machine::of(run.start.clone());
+    run.ops.iter().for_each(|op| finished.redo(op));
+    // So that every group, a large one too, is once the one with which a slot begins.
+    for first in 0..8 {
+        for file in 0..2 {
+            let mut damaged = finished.images();
+            damaged[file][5_000] ^= 1;
+            let machine = Machine::of(damaged.clone());
+            let (mut log, mut draft) = open(&machine).unwrap();
+            let mut told = vec![(0, view(&draft))];
+            for number in first..first + 16 {
+                append(&mut log, &mut draft, number).unwrap();
+                told.push((machine.op_count(), view(&draft)));
+            }
+            let ops = machine.ops();
+            for cut in 0..=ops.len() {
+                cuts += 1;
+                let last = told.iter().rposition(|(ops, _)| *ops <= cut).unwrap();
+                let power_cut = PowerCut::new(&damaged, &ops, cut, 0);
+                for left in power_cut.losses(cut as u64) {
+                    let what = format!("from group {first}, base {file}, cut {cut}, {left:?}");
+                    let (_, found) = open(&Machine::of(power_cut.images(left)))
+                        .unwrap_or_else(|error| panic!("{what}: {error}"));
+                    let found = view(&found);
+                    assert!(told[last..].iter().take(2).any(|(_, view)| *view == found), "{what}");
+                }
+            }
+        }
+    }
+    assert!(cuts > 500, "{cuts}");
 }
 
 #[test]

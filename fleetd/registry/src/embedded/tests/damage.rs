@@ -1,8 +1,9 @@
 //! Files that somebody or something has changed: found, told by name, or made good; never obeyed.
 
 use super::disk::{Images, Machine};
-use super::run::{Run, open, record, view};
+use super::run::{Run, created, open, record, view};
 use crate::embedded::OpenError;
+use crate::embedded::journal::{Journal, Records};
 
 /// A run, and what its files hold at the end.
 fn finished() -> (Run, Images) {
@@ -107,6 +108,20 @@ fn a_damaged_base_is_replaced_by_the_next_one() {
         let opened = open(&Machine::of(images));
         assert_eq!(view(&opened.unwrap().1), view(&draft), "without the other base");
     }
+}
+
+#[test]
+fn a_change_of_a_later_version_asks_for_that_version_and_not_for_a_backup() {
+    let machine = Machine::of(created());
+    drop(open(&machine).unwrap());
+    let slots = machine.disks().slots;
+    let records = Records::read(&slots).unwrap();
+    let first = records.newest_first().last().unwrap().link;
+    let (mut journal, _) = Journal::open(slots, records, first).unwrap();
+    journal.append(&[99, 1, 2, 3]).unwrap();
+    let error = open(&machine).unwrap_err();
+    assert!(matches!(error, OpenError::NewerRecord { .. }), "{error}");
+    assert!(error.to_string().contains("install the newer fleetd again"), "{error}");
 }
 
 #[test]

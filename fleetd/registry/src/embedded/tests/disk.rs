@@ -19,9 +19,14 @@ pub type Images = [Vec<u8>; FILES];
 
 #[derive(Debug, Clone)]
 pub enum Action {
-    Write { offset: usize, data: Vec<u8> },
+    Write {
+        offset: usize,
+        data: Vec<u8>,
+    },
     SetLen(usize),
     Sync,
+    /// What was written before and is not safe stays in the cache, counts as written, and is lost with the power.
+    FailedSync,
 }
 
 /// What was done to which file.
@@ -122,11 +127,11 @@ impl MemoryDisk {
             _ => false,
         };
         if is_struck && inner.grace == 0 {
-            let kind = match action {
-                Action::Sync => io::ErrorKind::Other,
-                _ => io::ErrorKind::StorageFull,
-            };
-            return Err(kind.into());
+            if let Action::Sync = action {
+                inner.ops.push(DiskOp { file: self.file, action: Action::FailedSync });
+                return Err(io::ErrorKind::Other.into());
+            }
+            return Err(io::ErrorKind::StorageFull.into());
         }
         inner.grace = inner.grace.saturating_sub(usize::from(inner.failing != Failing::Nothing));
         apply(&mut inner.images[self.file], &action);
@@ -173,7 +178,7 @@ fn apply(image: &mut Vec<u8>, action: &Action) {
             }
         }
         Action::SetLen(len) => image.resize(*len, 0),
-        Action::Sync => {}
+        Action::Sync | Action::FailedSync => {}
     }
 }
 
@@ -207,6 +212,9 @@ fn safety(ops: &[DiskOp], cut: usize, lost_syncs: usize) -> Vec<bool> {
                 synced[file] = true;
             }
         }
+        if let Action::FailedSync = ops[index].action {
+            synced[file] = false;
+        }
         safe[index] = synced[file];
     }
     safe
@@ -227,7 +235,7 @@ impl<'a> PowerCut<'a> {
         for (op, is_safe) in ops.iter().zip(safety(ops, cut, lost_syncs)) {
             match op.action {
                 _ if is_safe => apply(&mut images[op.file], &op.action),
-                Action::Sync => {}
+                Action::Sync | Action::FailedSync => {}
                 _ => open.push(op),
             }
         }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::disk::{Failing, Machine};
 use super::run::{append, created, open, view};
 use crate::embedded::EmbeddedStore;
+use crate::embedded::base;
 use crate::embedded::clock::Clock;
 use crate::embedded::log::AppendError;
 use crate::store::{
@@ -140,6 +141,28 @@ async fn full_disk_refuses_writes_and_goes_on_reading_watching_and_renewing() {
 }
 
 #[tokio::test]
+async fn space_on_a_disk_that_was_full_is_noticed_before_somebody_writes() {
+    let machine = Machine::of(created());
+    let hands = Hands::new();
+    let store = start_by(&machine, hands.clock());
+    let before = store.txn(put("before")).await.unwrap().header.revision;
+    machine.fail(Failing::Writes, 0);
+    store.txn(put("lost")).await.unwrap_err();
+    assert!(matches!(store.status().await.unwrap().alarms[..], [Alarm::NoSpace { .. }]));
+    machine.fail(Failing::Nothing, 0);
+    hands.advance(1_100);
+    let noticed = timeout(Duration::from_secs(10), async {
+        while !store.status().await.unwrap().alarms.is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    noticed.await.expect("the disk is tried again");
+    assert_eq!(store.txn(put("after")).await.unwrap().header.revision, before.next());
+    drop(store);
+    assert_eq!(value(&start(&machine)).await, "after");
+}
+
+#[tokio::test]
 async fn lease_that_runs_out_on_a_full_disk_ends_when_there_is_space() {
     let machine = Machine::of(created());
     let hands = Hands::new();
@@ -172,7 +195,8 @@ async fn failed_fsync_leaves_the_write_open_and_ends_all_writing() {
     let refused = store.txn(put("refused")).await.unwrap_err();
     assert!(matches!(&refused, StoreError::Disk { detail, .. } if detail.contains("fsync")), "{refused:?}");
     assert_eq!(value(&store).await, "before");
-    assert!(matches!(store.status().await.unwrap().alarms[..], [Alarm::Corrupt { .. }]));
+    let alarms = store.status().await.unwrap().alarms;
+    assert!(matches!(&alarms[..], [Alarm::Disk { detail }] if detail.contains("fsync")), "{alarms:?}");
     drop(store);
     let store = start(&machine);
     let found = value(&store).await;
@@ -188,6 +212,22 @@ async fn reaches_the_disk(machine: &Machine, ops: usize) {
         }
     });
     begun.await.expect("the write reaches the disk");
+}
+
+#[test]
+fn base_that_finds_no_space_gives_back_what_it_took() {
+    let mut refusals = 0;
+    for grace in 0..30 {
+        let machine = Machine::of(created());
+        let (_, state) = open(&machine).unwrap();
+        machine.fail(Failing::Growth, grace);
+        if let Err(error) = base::write(&machine.disks().bases[1], 7, &state) {
+            assert!(matches!(error, base::WriteError::NoSpace), "{error:?}");
+            assert_eq!(machine.images()[1].len(), 0, "after {grace} operations");
+            refusals += 1;
+        }
+    }
+    assert!(refusals > 0);
 }
 
 #[tokio::test]

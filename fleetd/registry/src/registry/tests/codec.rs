@@ -1,8 +1,8 @@
 //! Records that other releases wrote.
 
 use fleet_core::records::{
-    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, LeaderRecord, LostRecord, MachineRecord, Order,
-    Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord,
+    BrakeRecord, ClusterRecord, EventRecord, HoldRecord, ImportRecord, LeaderRecord, LostRecord,
+    MachineRecord, Order, Placement, PresenceRecord, READS, SCHEMA, StateRow, UnitRecord, WitnessRecord,
 };
 use serde_json::{Value, json};
 
@@ -33,6 +33,7 @@ fn every_record_keeps_the_fields_it_does_not_know() {
     keeps_unknown_fields::<Placement>(&placement("m1"));
     keeps_unknown_fields::<StateRow>(&row("running"));
     keeps_unknown_fields::<MachineRecord>(&MachineRecord { v: SCHEMA, ..MachineRecord::default() });
+    keeps_unknown_fields::<ImportRecord>(&super::of(json!({"v": 1, "cluster": "c", "begun": {"by": "me"}})));
     keeps_unknown_fields::<HoldRecord>(&super::of(json!({"v": 1, "by": "m1", "since": NOW, "why": "w"})));
     keeps_unknown_fields::<LostRecord>(&super::of(json!({"v": 1, "since": NOW, "grace": 5000})));
     keeps_unknown_fields::<EventRecord>(&super::of(json!({"v": 1, "at": NOW, "by": "x", "notes": []})));

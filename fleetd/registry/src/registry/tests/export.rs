@@ -1,16 +1,16 @@
 //! A cluster as a document and back; a machine's units in another cluster.
 
 use super::super::document::{DocumentError, Export};
-use super::super::export::{Imported, Merged};
+use super::super::import::{Imported, Importer};
 use super::super::snapshot::Snapshot;
 use super::*;
 use crate::codec::encode;
 use crate::keys::Area;
 
-const TEXT: &str = "[Service]\nExecStart=/bin/sleep 1d\n";
+pub(super) const TEXT: &str = "[Service]\nExecStart=/bin/sleep 1d\n";
 
 /// A machine with two units that run, and what a lease and a hold would add.
-async fn one_machine() -> Fixture<MemoryStore> {
+pub(super) async fn one_machine() -> Fixture<MemoryStore> {
     let cluster = cluster().await;
     cluster.present("m1").await;
     let hash = ContentHash::of(TEXT.as_bytes());
@@ -27,13 +27,19 @@ async fn one_machine() -> Fixture<MemoryStore> {
     cluster
 }
 
-async fn empty() -> (MemoryStore, Registry) {
+pub(super) async fn empty() -> (MemoryStore, Registry) {
     let store = MemoryStore::new(8);
     let registry = Registry::new(Arc::new(store.clone()), Keys::new("/elsewhere/").unwrap(), 1);
     (store, registry)
 }
 
-async fn everything(registry: &Registry) -> Snapshot {
+/// On m1, which belongs to no cluster yet.
+pub(super) fn importer(asked: &Asked) -> Importer<'_> {
+    static M1: std::sync::LazyLock<MachineId> = std::sync::LazyLock::new(|| machine("m1"));
+    Importer { machine: &M1, member: None, asked }
+}
+
+pub(super) async fn everything(registry: &Registry) -> Snapshot {
     registry.read(&Area::all()).await.unwrap()
 }
 
@@ -46,7 +52,7 @@ async fn a_cluster_moves_to_another_store_with_everything_but_leases() {
     assert_eq!(read, export);
     assert_eq!((read.units().count(), read.machines().count()), (2, 1));
     let (_, new) = empty().await;
-    let done = new.import(&read, &asked("me")).await.unwrap();
+    let done = new.import(&read, &importer(&asked("me"))).await.unwrap();
     assert!(matches!(done, Imported::Done { epoch: Epoch(2), .. }), "{done:?}");
     let (before, after) = (everything(&old.registry).await, everything(&new).await);
     let cluster = after.cluster.unwrap().value;
@@ -65,40 +71,8 @@ async fn a_cluster_moves_to_another_store_with_everything_but_leases() {
     assert_eq!(kept, "a later release");
     let hash = ContentHash::of(TEXT.as_bytes());
     assert_eq!(new.get_content(&hash).await.unwrap(), TEXT);
-    let again = new.import(&read, &asked("me")).await.unwrap();
+    let again = new.import(&read, &importer(&asked("me"))).await.unwrap();
     assert!(matches!(again, Imported::Exists { .. }), "{again:?}");
-}
-
-#[tokio::test]
-async fn an_import_that_broke_off_is_no_cluster_and_can_be_repeated() {
-    let old = one_machine().await;
-    let export = old.registry.export().await.unwrap().unwrap();
-    for calls in 0..4 {
-        let (store, new) = empty().await;
-        let fault = crate::memory::Fault::DropReply;
-        let lost = crate::memory::Injection::next(fault).on(crate::store::Operation::Txn);
-        store.inject(lost.after(calls));
-        let first = new.import(&export, &asked("me")).await;
-        store.clear_faults();
-        let second = new.import(&export, &asked("me")).await.unwrap();
-        let is_done = matches!(second, Imported::Done { .. })
-            || (first.is_err()
-                && matches!(&second, Imported::Exists { found } if *found == export.cluster.id))
-            || first.is_ok();
-        assert!(is_done, "after {calls}: {first:?} {second:?}");
-        assert_eq!(everything(&new).await.units.len(), 2);
-    }
-}
-
-#[tokio::test]
-async fn a_registry_that_holds_something_else_is_not_imported_into() {
-    let old = one_machine().await;
-    let export = old.registry.export().await.unwrap().unwrap();
-    let (store, new) = empty().await;
-    let txn = Txn::of(vec![Op::put("/elsewhere/units/c.service", "{}")]);
-    assert!(store.txn(txn).await.unwrap().succeeded);
-    let refused = new.import(&export, &asked("me")).await.unwrap();
-    assert_eq!(refused, Imported::NotEmpty { sample: "/elsewhere/units/c.service".into() });
 }
 
 #[tokio::test]
@@ -123,31 +97,4 @@ async fn documents_that_are_damaged_are_refused_as_a_whole() {
             assert!(Export::from_document(&document[..index]).is_err() || index + 1 == document.len());
         }
     }
-}
-
-#[tokio::test]
-async fn a_machines_units_are_taken_into_another_cluster_once() {
-    let old = one_machine().await;
-    let export = old.registry.export().await.unwrap().unwrap();
-    let (store, new) = empty().await;
-    let none = new.take_in(&export, &machine("m1"), &asked("me")).await.unwrap();
-    assert_eq!(none, Merged::NoCluster);
-    new.create_cluster(&cluster_record("theirs")).await.unwrap();
-    let raised = new.raise_epoch(Epoch(4), &asked("me")).await.unwrap().unwrap();
-    assert_eq!(raised.value.epoch, Epoch(5));
-    assert_eq!(new.raise_epoch(Epoch(4), &asked("me")).await.unwrap().unwrap().value.epoch, Epoch(5));
-    let done = new.take_in(&export, &machine("m1"), &asked("me")).await.unwrap();
-    assert_eq!(done, Merged::Done { units: 2 });
-    let after = everything(&new).await;
-    assert_eq!(after.units.len(), 2);
-    assert_eq!(after.orders[&machine("m1")].len(), 2);
-    assert_eq!(after.cluster.unwrap().value.id.as_str(), "theirs");
-    let again = new.take_in(&export, &machine("m1"), &asked("me")).await.unwrap();
-    assert_eq!(again, Merged::Done { units: 0 });
-    let mut other = unit_record(TEXT);
-    other.uid = fleet_core::UnitUid::parse("u2").unwrap();
-    let key = new.keys().key(&Key::Unit(unit("a.service")));
-    assert!(store.txn(Txn::of(vec![Op::put(key, encode(&other))])).await.unwrap().succeeded);
-    let taken = new.take_in(&export, &machine("m1"), &asked("me")).await.unwrap();
-    assert_eq!(taken, Merged::Taken { names: vec![unit("a.service")] });
 }

@@ -23,10 +23,12 @@ use crate::memory::MemoryStore;
 use crate::store::{LeaseId, Op, Store, Txn};
 
 mod agent;
+mod arrival;
 mod codec;
 mod engine;
 mod etcd;
 mod export;
+mod import;
 mod operator;
 mod reads;
 mod upkeep;

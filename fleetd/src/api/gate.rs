@@ -1,8 +1,8 @@
 //! What strangers cost: how many connections may be opening, which one makes room, and how often a refusal is told.
 //!
-//! Used by [`listener`](super::listener). Anybody in the network can connect, so everything here is decided without the
-//! registry. Newcomers never wait: with all room taken, whoever takes most of it gives some back. It never lets anybody
-//! in: that is the registry's word.
+//! Used by the listeners that strangers can reach: those of the API with TLS, and the one for other machines. Everything
+//! here is decided without the registry. Newcomers never wait: with all room taken, whoever takes most of it gives some
+//! back. It never lets anybody in: that is the word of a certificate, or of the registry.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,10 +17,10 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// How many connections may be opening.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     /// That have not said yet who they are.
     pub silent: usize,
-    /// That have, and wait for the registry's word.
+    /// That have, and wait for the registry's word, or for a connection to become free.
     pub asking: usize,
 }
 
@@ -33,7 +33,7 @@ impl Default for Room {
 
 /// Clones share one state.
 #[derive(Clone, Debug)]
-pub(super) struct Gate(Arc<Mutex<State>>);
+pub(crate) struct Gate(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -55,7 +55,7 @@ struct Entry {
 
 /// A connection that is being opened, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(crate) struct Opening {
     gate: Gate,
     id: u64,
     closed: CancellationToken,

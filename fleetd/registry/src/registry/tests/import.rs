@@ -1,0 +1,259 @@
+//! Imports that break off, that meet each other, and that meet whoever creates a cluster.
+
+use super::super::document::Export;
+use super::super::export::portable;
+use super::super::import::{Imported, Importer};
+use super::super::snapshot::Snapshot;
+use super::export::{empty, everything, importer, one_machine};
+use super::*;
+use crate::memory::{Fault, Injection};
+use crate::store::{Operation, StoreError};
+use fleet_core::records::MachineRecord;
+
+fn refused() -> Fault {
+    Fault::Fail(StoreError::Unavailable { operation: Operation::Txn, detail: "refused".into() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_that_broke_off_is_no_cluster_and_can_be_repeated() {
+    let old = one_machine().await;
+    let export = old.registry.export().await.unwrap().unwrap();
+    // Two looks, the claim, the entries, the cluster.
+    for calls in 0..5 {
+        let (store, new) = empty().await;
+        let fault = Fault::DropReply;
+        let lost = Injection::next(fault).on(Operation::Txn);
+        store.inject(lost.after(calls));
+        let first = new.import(&export, &importer(&asked("me"))).await;
+        store.clear_faults();
+        let second = new.import(&export, &importer(&asked("me"))).await.unwrap();
+        // The last transaction may have been done without an answer; everything else is done again.
+        let is_done = match &second {
+            Imported::Done { .. } => first.is_err(),
+            Imported::Exists { found } => *found == export.cluster.id,
+            _ => false,
+        };
+        assert!(is_done, "after {calls}: {first:?} {second:?}");
+        assert_eq!(everything(&new).await.units.len(), 2);
+    }
+}
+
+/// The same units as lives of another cluster: `export` with other ids.
+fn elsewhere(export: &Export) -> Export {
+    let document = export.to_document().replace("u1", "u9").replace("\"ours\"", "\"theirs\"");
+    Export::from_document(&document.replace("\\\"ours\\\"", "\\\"theirs\\\"")).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_two_imports_at_once_never_mix() {
+    let old = one_machine().await;
+    let first = old.registry.export().await.unwrap().unwrap();
+    let second = elsewhere(&first);
+    assert_ne!(first.cluster.id, second.cluster.id);
+    for calls in 0..6 {
+        let (store, new) = empty().await;
+        let slow = Registry::new(Arc::new(store.client("slow")), new.keys().clone(), 2);
+        let late = Injection::next(Fault::Delay(Duration::from_secs(1)));
+        store.inject(late.of_client("slow").on(Operation::Txn).after(calls));
+        let (by_me, by_you) = (asked("me"), asked("you"));
+        let (by_me, by_you) = (importer(&by_me), importer(&by_you));
+        let (slow, fast) = tokio::join!(slow.import(&first, &by_me), new.import(&second, &by_you));
+        let done = |ended: &Result<Imported, _>| matches!(ended, Ok(Imported::Done { .. }));
+        assert!(done(&slow) != done(&fast), "after {calls}: {slow:?} {fast:?}");
+        let winner = if done(&slow) { &first } else { &second };
+        let there = new.export().await.unwrap().unwrap();
+        assert_eq!(there.cluster.id, winner.cluster.id, "after {calls}");
+        for (key, value) in
+            there.entries.iter().filter(|(key, _)| !matches!(key, Key::Event(_) | Key::Machine(_)))
+        {
+            assert_eq!(*value, portable(key, &winner.entries[key]), "after {calls}: {key}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_no_cluster_is_created_around_half_an_import() {
+    let old = one_machine().await;
+    let export = old.registry.export().await.unwrap().unwrap();
+    for calls in 0..4 {
+        let (store, new) = empty().await;
+        let late = Injection::next(Fault::Delay(Duration::from_secs(1)));
+        // The import's looks, its claim and its entries are late, one after the other.
+        store.inject(late.of_client("slow").on(Operation::Txn).after(calls));
+        let slow = Registry::new(Arc::new(store.client("slow")), new.keys().clone(), 2);
+        let (me, record) = (asked("me"), cluster_record("new"));
+        let by_me = importer(&me);
+        let (imported, _) = tokio::join!(slow.import(&export, &by_me), new.create_cluster(&record));
+        let there = everything(&new).await;
+        let is_imported = matches!(imported, Ok(Imported::Done { .. }));
+        let cluster = there.cluster.map(|cluster| cluster.value.id);
+        if is_imported {
+            assert_eq!(cluster, Some(export.cluster.id.clone()), "after {calls}");
+        } else {
+            assert!(there.units.is_empty() && cluster.is_some(), "after {calls}: {imported:?}");
+        }
+    }
+    // The other way round: the one that creates is late between its look and its write.
+    let (store, new) = empty().await;
+    let late = Injection::next(Fault::Delay(Duration::from_secs(1)));
+    store.inject(late.of_client("slow").on(Operation::Txn));
+    let creates = Registry::new(Arc::new(store.client("slow")), new.keys().clone(), 2);
+    let stuck = Injection::next(refused());
+    // The import breaks off before its last transaction.
+    store.inject(stuck.of_client("import").on(Operation::Txn).after(4));
+    let import = Registry::new(Arc::new(store.client("import")), new.keys().clone(), 3);
+    let (me, record) = (asked("me"), cluster_record("new"));
+    let by_me = importer(&me);
+    let (created, imported) = tokio::join!(creates.create_cluster(&record), import.import(&export, &by_me));
+    assert!(imported.is_err() && !matches!(created, Ok(Created::Done(_))), "{imported:?} {created:?}");
+    assert!(everything(&new).await.cluster.is_none());
+    let again = import.import(&export, &by_me).await.unwrap();
+    assert!(matches!(again, Imported::Done { .. }), "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_imported_machine_is_expected_until_it_announces_itself() {
+    let old = one_machine().await;
+    let export = old.registry.export().await.unwrap().unwrap();
+    let (store, new) = empty().await;
+    let Imported::Done { revision, .. } = new.import(&export, &importer(&asked("me"))).await.unwrap() else {
+        panic!("the store was empty")
+    };
+    let record = |there: Snapshot| there.machines[&machine("m1")].value.clone();
+    let before = record(everything(&new).await);
+    assert_eq!(before.expected.as_ref().map(|begun| begun.by.as_str()), Some("me"));
+    let moved = Fixture { store, registry: new.clone(), fence: ClusterFence { cluster: revision } };
+    moved.present("m1").await;
+    let after = record(everything(&new).await);
+    assert_eq!(after, MachineRecord { expected: None, ..before });
+}
+
+#[tokio::test]
+async fn an_import_that_another_has_begun_says_whose_it_is() {
+    let old = one_machine().await;
+    let export = old.registry.export().await.unwrap().unwrap();
+    let (store, new) = empty().await;
+    let stuck = Injection::next(refused());
+    store.inject(stuck.on(Operation::Txn).after(3));
+    assert!(new.import(&export, &importer(&asked("me"))).await.is_err());
+    let refused = new.import(&elsewhere(&export), &importer(&asked("you"))).await.unwrap();
+    let Imported::Underway { by } = refused else { panic!("{refused:?}") };
+    assert_eq!((by.cluster, by.begun.by.as_str()), (export.cluster.id.clone(), "me"));
+    assert!(matches!(new.import(&export, &importer(&asked("me"))).await.unwrap(), Imported::Done { .. }));
+}
+
+#[tokio::test]
+async fn a_registry_that_holds_something_else_is_not_imported_into() {
+    let old = one_machine().await;
+    let export = old.registry.export().await.unwrap().unwrap();
+    let (store, new) = empty().await;
+    let txn = Txn::of(vec![Op::put("/elsewhere/units/c.service", "{}")]);
+    assert!(store.txn(txn).await.unwrap().succeeded);
+    let refused = new.import(&export, &importer(&asked("me"))).await.unwrap();
+    assert_eq!(refused, Imported::NotEmpty { sample: "/elsewhere/units/c.service".into() });
+}
+
+/// A backup of one machine, and what fleetd makes at once on that machine after its state was lost.
+async fn restored() -> (Export, Fixture<MemoryStore>) {
+    let old = one_machine().await;
+    let document = old.registry.export().await.unwrap().unwrap().to_document();
+    let new = cluster().await;
+    let mut record = cluster_record("new");
+    record.epoch = Epoch(4);
+    new.put(&Key::Cluster, crate::codec::encode(&record)).await;
+    let found = new.registry.read(&[crate::keys::Area::One(Key::Cluster)]).await.unwrap().cluster.unwrap();
+    let new = Fixture { fence: ClusterFence { cluster: found.modified }, ..new };
+    new.present("m1").await;
+    // The unit still runs, and the machine says so.
+    new.put(&Key::State(machine("m1"), unit("a.service")), crate::codec::encode(&row("running"))).await;
+    (Export::from_document(&document).unwrap(), new)
+}
+
+fn of_new<'a>(machine: &'a MachineId, asked: &'a Asked) -> Importer<'a> {
+    let id = fleet_core::ClusterId::parse("new").unwrap();
+    Importer { machine, member: Some((id, Epoch(4))), asked }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_takes_the_place_of_a_cluster_without_anything_in_it() {
+    let (m1, me) = (machine("m1"), asked("me"));
+    // Every call once without its answer: two looks, the claim, the look after it, the entries, the cluster.
+    for calls in 0..7 {
+        let (export, new) = restored().await;
+        let lost = Injection::next(Fault::DropReply).on(Operation::Txn).after(calls);
+        new.store.inject(lost);
+        let first = new.registry.import(&export, &of_new(&m1, &me)).await;
+        new.store.clear_faults();
+        let done = match first {
+            Ok(done) => done,
+            Err(_) => new.registry.import(&export, &of_new(&m1, &me)).await.unwrap(),
+        };
+        let there = everything(&new.registry).await;
+        let cluster = there.cluster.unwrap().value;
+        match done {
+            Imported::Done { epoch, .. } => assert_eq!(epoch, cluster.epoch),
+            // The last answer was lost.
+            Imported::OtherMember { .. } | Imported::Exists { .. } => {
+                assert!(calls == 5, "{calls}: {done:?}");
+            }
+            other => panic!("after {calls}: {other:?}"),
+        }
+        // Above what the machine has seen, so that it anchors anew.
+        assert_eq!((cluster.id.as_str(), cluster.epoch, there.units.len()), ("ours", Epoch(5), 2), "{calls}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_with_something_in_it_is_never_replaced() {
+    let (m1, me) = (machine("m1"), asked("me"));
+    let others = [
+        Key::Unit(unit("a.service")),
+        Key::Placement(unit("z.service")),
+        Key::Order(machine("m1"), unit("a.service")),
+        Key::Machine(machine("m2")),
+        Key::Presence(machine("m2")),
+        Key::Hold,
+    ];
+    for key in others {
+        let (export, new) = restored().await;
+        new.put(&key, "{}").await;
+        let refused = new.registry.import(&export, &of_new(&m1, &me)).await.unwrap();
+        assert!(
+            matches!(&refused, Imported::Exists { found } if found.as_str() == "new"),
+            "{key}: {refused:?}"
+        );
+        // Submitted between the import's look and its claim.
+        let (export, new) = restored().await;
+        let late = Injection::next(Fault::Delay(Duration::from_secs(1)));
+        new.store.inject(late.of_client("slow").on(Operation::Txn).after(2));
+        let slow = new.client("slow");
+        let by = of_new(&m1, &me);
+        let (refused, ()) = tokio::join!(slow.import(&export, &by), async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            new.put(&key, "{}").await;
+        });
+        assert!(matches!(refused, Ok(Imported::Exists { .. })), "{key}: {refused:?}");
+        let there = everything(&new.registry).await;
+        assert_eq!(there.cluster.unwrap().value, ClusterRecord { epoch: Epoch(4), ..cluster_record("new") });
+        let found = new.store.range(crate::store::Range::key(new.registry.keys().key(&key))).await.unwrap();
+        assert_eq!(found.kvs[0].value, "{}", "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_of_another_cluster_imports_nothing_into_an_empty_store() {
+    let old = one_machine().await;
+    let export = old.registry.export().await.unwrap().unwrap();
+    let (_, new) = empty().await;
+    let (m1, me) = (machine("m1"), asked("me"));
+    let refused = new.import(&export, &of_new(&m1, &me)).await.unwrap();
+    assert!(
+        matches!(&refused, Imported::OtherMember { cluster } if cluster.as_str() == "new"),
+        "{refused:?}"
+    );
+    assert!(new.export().await.unwrap().is_none());
+    // One of the same cluster that has seen a later epoch raises the document above that.
+    let member = Some((export.cluster.id.clone(), Epoch(7)));
+    let done = new.import(&export, &Importer { machine: &m1, member, asked: &me }).await.unwrap();
+    assert!(matches!(done, Imported::Done { epoch: Epoch(8), .. }), "{done:?}");
+}
