@@ -272,8 +272,6 @@ pub(crate) async fn serve_connection<S>(
         .header_read_timeout(bounds.header)
         .max_buf_size(bounds.head)
         .keep_alive(bounds.keep_alive)
-        // Who has said all may still wait for the answer, as behind a tunnel; who is gone is noticed by writing to it.
-        .half_close(true)
         .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
     tokio::pin!(connection);
     tokio::select! {
