@@ -235,7 +235,9 @@ impl Batch<'_> {
                 output::note(note);
             }
         }
-        if self.verb == Verb::Restart && !self.options.json {
+        // One that was loaded has been started, which was said before.
+        let was_loaded = one.before.as_ref().is_some_and(|before| before.desired == "loaded");
+        if self.verb == Verb::Restart && !was_loaded && !self.options.json {
             output::log!("INFO", "Unit({}) was restarted.", result.unit);
         }
         self.tell(result, word, Exit::DONE, None, progress);

@@ -35,6 +35,11 @@ pub enum ContentError {
     NotInThisState { unit: String, state: String, verb: &'static str, remedy: String },
     #[error("{first} and {other} are different texts for Unit({unit}); nothing was sent: name one of them")]
     TwoTexts { unit: String, first: String, other: String },
+    /// The API says the same; nothing needs to be sent for it.
+    #[error(
+        "failed creating unit {0}: googleapi: Error 409: unit does not exist and options field empty; write at least one section with one Name=Value"
+    )]
+    Empty(String),
     #[error(transparent)]
     Refused(#[from] SubmitError),
 }
@@ -105,7 +110,12 @@ pub async fn prepare(
         let mut action = Action::new(one.name.as_str(), verb);
         let mut warnings = Vec::new();
         if let Some(bytes) = text {
-            let checked = check_submit(&one.name, &bytes)?;
+            let checked = check_submit(&one.name, &bytes).map_err(|refusal| match refusal {
+                SubmitError::Empty { unit } if !known.contains_key(unit.as_str()) => {
+                    ContentError::Empty(unit.to_string())
+                }
+                refusal => refusal.into(),
+            })?;
             warnings = checked.warnings.iter().map(ToString::to_string).collect();
             if !quiet {
                 for warning in &warnings {
@@ -188,7 +198,7 @@ impl Wanted {
         match (known.get(template.as_str()), local) {
             (Some(unit), local) => {
                 if let Some(path) = local {
-                    warn_if_different(unit, &path, true, &path);
+                    warn_if_different(unit, &path, false, &self.path);
                 }
                 Ok(None)
             }

@@ -1,12 +1,14 @@
 //! fleetd: one machine of the cluster.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{CommandFactory as _, Parser};
 use fleet_core::BootId;
 use fleet_systemd::{DbusSystemd, Systemd as _};
 use fleetd::api::{Passed, passed};
@@ -72,7 +74,11 @@ fn help() -> String {
 }
 
 pub fn main() -> ExitCode {
-    let Arguments { config: file, version, command } = Arguments::parse();
+    let arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(ended) => return ended,
+    };
+    let Arguments { config: file, version, command } = arguments;
     match command {
         _ if version => show(&format!("fleetd version {VERSION}\n")),
         Some(Command::Version) => show(&format!("fleetd version {VERSION}\n")),
@@ -90,6 +96,41 @@ pub fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The command line. An error is the end: help was printed, or what is wrong.
+fn arguments() -> Result<Arguments, ExitCode> {
+    let error = match Arguments::try_parse_from(std::env::args_os().map(with_two_dashes)) {
+        Ok(arguments) => return Ok(arguments),
+        Err(error) => error,
+    };
+    let is_argument = match error.kind() {
+        ErrorKind::InvalidSubcommand => true,
+        ErrorKind::UnknownArgument => {
+            error.get(ContextKind::InvalidArg).is_some_and(|argument| !argument.to_string().starts_with('-'))
+        }
+        _ => false,
+    };
+    if is_argument {
+        let usage = Arguments::command().render_usage();
+        complain(&format!(
+            "{} takes no arguments. Did you mean to invoke fleetctl instead?\n{usage}\n",
+            std::env::args().next().unwrap_or_default()
+        ));
+        return Err(ExitCode::FAILURE);
+    }
+    // Nobody may read it.
+    let _ = error.print();
+    Err(if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+/// `-config` is as good as `--config`, as it was for fleet 1.0.
+fn with_two_dashes(argument: OsString) -> OsString {
+    let text = argument.to_str().unwrap_or_default();
+    let is_long = ["-config", "-version", "-help"]
+        .iter()
+        .any(|flag| text.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')));
+    if is_long { format!("-{text}").into() } else { argument }
 }
 
 /// The answer of this invocation. Whoever asked may have gone away.

@@ -298,7 +298,7 @@ async fn an_instance_is_made_from_the_stored_template_before_the_local_one() {
     assert_eq!(output.out, "Unit web@1.service inactive\n");
     assert_eq!(
         output.err,
-        "WARNING: Unit web@.service in registry differs from local unit file web@.service. Add --replace to override.\n"
+        "WARNING: Unit web@.service in registry differs from local template unit file web@1.service. Add --replace to override.\n"
     );
     // The server makes it from its own template, and remembers which.
     assert_eq!(fake.seen(REQUESTS)[0].body["actions"][0].get("text"), None);

@@ -54,10 +54,10 @@ pub(super) fn guarded(router: Router, scheme: Scheme, hostname: &str) -> Router 
 /// Cleans paths, bounds the time to the head of an answer, names the server.
 async fn frame(State(api): State<Api>, request: Request, next: Next) -> axum::response::Response {
     if let Some(cleaned) = cleaned(request.uri().path()) {
-        return moved(&cleaned);
+        return signed(&api, moved(&cleaned));
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = match received(&api, request).await {
+    let response = match received(&api, request).await {
         Err(failure) => failure.into_response(),
         // Held until the answer: what is made of a body takes as much again.
         Ok((request, _held)) => match tokio::time::timeout(api.limits.request, next.run(request)).await {
@@ -65,6 +65,11 @@ async fn frame(State(api): State<Api>, request: Request, next: Next) -> axum::re
             Err(_) => late(&api, &method, &path).into_response(),
         },
     };
+    signed(&api, response)
+}
+
+/// Named as fleet 1.0 named itself: not where it has nothing to say.
+fn signed(api: &Api, mut response: axum::response::Response) -> axum::response::Response {
     if response.status() != StatusCode::SERVICE_UNAVAILABLE
         && let Ok(server) = HeaderValue::from_str(&format!("fleetd/{}", api.version))
     {

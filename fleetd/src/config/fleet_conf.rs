@@ -146,20 +146,16 @@ fn meaning(key: &Key, text: &str) -> (Value, Vec<String>) {
             (value.clone(), doubt.into_iter().chain(without_effect(key, &value)).collect())
         }
         "verbosity" => {
-            // To fleet 1.0, whatever is above 0 was the same.
+            // To fleet 1.0, whatever is above 0 was the same. What is no number is refused with its key.
             let most = i64::from(MOST_VERBOSE);
-            let (taken, doubt) = match text.parse::<i64>() {
-                Err(_) => (0, Some("not a number; taken as 0, as fleet 1.0 did".to_owned())),
-                Ok(n) if (0..=most).contains(&n) => (n, None),
-                Ok(n) => {
+            match text.parse::<i64>() {
+                Ok(n) if !(0..=most).contains(&n) => {
                     let taken = n.clamp(0, most);
-                    (taken, Some(format!("not from 0 to {most}; taken as {taken}")))
+                    let doubt = format!("{name} = {text}: not from 0 to {most}; taken as {taken}");
+                    (Value::Integer(taken), vec![doubt])
                 }
-            };
-            (
-                Value::Integer(taken),
-                doubt.map(|doubt| format!("{name} = {text}: {doubt}")).into_iter().collect(),
-            )
+                _ => (same, Vec::new()),
+            }
         }
         _ => (same.clone(), without_effect(key, &same).into_iter().collect()),
     }
@@ -168,7 +164,8 @@ fn meaning(key: &Key, text: &str) -> (Value, Vec<String>) {
 /// What to say of a key that means nothing here; nothing if it asks for nothing either.
 pub(super) fn without_effect(key: &Key, value: &Value) -> Option<String> {
     let asks_for_nothing = super::value::boolean(value) == Ok(false);
-    (key.applies == Applies::Nowhere && !asks_for_nothing).then(|| format!("{}: {}", key.name, key.help))
+    (key.applies == Applies::Nowhere && !asks_for_nothing)
+        .then(|| format!("Config option {} is no longer supported - ignoring: {}", key.name, key.help))
 }
 
 /// `k=v[,k=v...]`: both sides trimmed, items without `=` dropped, the last of the same key counts, empty ones are kept.

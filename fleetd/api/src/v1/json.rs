@@ -14,9 +14,47 @@ pub enum DecodeError {
     /// The body is empty; the message is Go's.
     #[error("EOF")]
     Empty,
+    /// The body ends within a value; the message is Go's.
+    #[error("unexpected EOF")]
+    Truncated,
+    /// A character that cannot stand where it stands; the message is Go's as far as it names the place.
+    #[error("invalid character {character:?} {place}")]
+    Character { character: char, place: &'static str },
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
+
+impl DecodeError {
+    /// What is wrong with the JSON of `text`, in the words that clients of fleet 1.0 know.
+    fn of_syntax(text: &str, error: serde_json::Error) -> DecodeError {
+        if error.is_eof() {
+            return DecodeError::Truncated;
+        }
+        let said = error.to_string();
+        let place = PLACES.iter().find(|(words, _)| said.starts_with(words)).map(|(_, place)| *place);
+        let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+        // The column counts bytes, from 1.
+        let character = line.get(error.column().saturating_sub(1)..).and_then(|rest| rest.chars().next());
+        match (character, place) {
+            (Some(character), Some(place)) => DecodeError::Character { character, place },
+            _ => DecodeError::Json(error),
+        }
+    }
+}
+
+/// What serde_json says, and where Go says it is.
+const PLACES: [(&str, &str); 10] = [
+    ("expected value", "looking for beginning of value"),
+    ("expected ident", "in literal"),
+    ("key must be a string", "looking for beginning of object key string"),
+    ("trailing comma", "looking for beginning of value"),
+    ("expected `:`", "after object key"),
+    ("expected `,` or `}`", "after object key:value pair"),
+    ("expected `,` or `]`", "after array element"),
+    ("invalid escape", "in string escape code"),
+    ("control character", "in string literal"),
+    ("invalid number", "in numeric literal"),
+];
 
 /// One line, no trailing newline, with `<`, `>` and `&` escaped.
 #[must_use]
@@ -45,7 +83,8 @@ pub fn to_v1_json<T: Serialize>(value: &T) -> String {
 pub fn decode_request<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, DecodeError> {
     let text = String::from_utf8_lossy(body);
     let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
-    let mut value = values.next().ok_or(DecodeError::Empty)??;
+    let mut value =
+        values.next().ok_or(DecodeError::Empty)?.map_err(|error| DecodeError::of_syntax(&text, error))?;
     if value.is_null() {
         return Ok(T::default());
     }
@@ -78,6 +117,21 @@ pub(super) fn null_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<
 mod tests {
     use super::super::Unit;
     use super::*;
+
+    #[test]
+    fn what_is_no_json_is_told_as_go_tells_it() {
+        let told = |body: &str| decode_request::<Unit>(body.as_bytes()).unwrap_err().to_string();
+        assert_eq!((told(""), told(" \n")), ("EOF".to_owned(), "EOF".to_owned()));
+        assert_eq!(told(r#"{"name":["#), "unexpected EOF");
+        assert_eq!(told(r#"{"name":"a"#), "unexpected EOF");
+        assert_eq!(told("x"), "invalid character 'x' looking for beginning of value");
+        assert_eq!(told("nonsense"), "invalid character 'o' in literal");
+        assert_eq!(told("{\n x}"), "invalid character 'x' looking for beginning of object key string");
+        assert_eq!(told(r#"{"a" 1}"#), "invalid character '1' after object key");
+        assert_eq!(told(r#"{"a":1 "b"}"#), "invalid character '\"' after object key:value pair");
+        assert_eq!(told("[1 2]"), "invalid character '2' after array element");
+        assert_eq!(told(r#""\q""#), "invalid character 'q' in string escape code");
+    }
 
     #[test]
     fn request_keys_are_read_in_any_case_and_the_rest_is_ignored() {

@@ -102,11 +102,10 @@ fn metadata_keeps_the_quirks_of_fleet_1_0_and_says_so() {
 }
 
 #[test]
-fn what_fleet_1_0_mistook_in_silence_is_taken_the_same_way_and_told() {
-    let machine = machine("disable_engine=yes\nverbosity=loud\nenable_grpc=maybe\n");
-    let config = machine.config();
-    assert_eq!((config.engine, config.verbosity), (EngineRole::Auto, 0));
-    assert_eq!(machine.warnings().len(), 3, "{:?}", machine.warnings());
+fn booleans_that_fleet_1_0_mistook_in_silence_are_taken_the_same_way_and_told() {
+    let machine = machine("disable_engine=yes\nenable_grpc=maybe\n");
+    assert_eq!(machine.config().engine, EngineRole::Auto);
+    assert_eq!(machine.warnings().len(), 2, "{:?}", machine.warnings());
     for text in ["1", "t", "T", "TRUE", "true", "True"] {
         let machine = self::machine(&format!("disable_engine={text}"));
         assert_eq!((machine.config().engine, machine.warnings().len()), (EngineRole::Never, 0), "{text}");
@@ -115,10 +114,17 @@ fn what_fleet_1_0_mistook_in_silence_is_taken_the_same_way_and_told() {
         let machine = self::machine(&format!("verbosity={text}"));
         assert_eq!((machine.config().verbosity, machine.warnings().len()), (taken, 1), "{text}");
     }
-    let refused = self::machine("token_limit=many").problems();
+}
+
+#[test]
+fn numbers_that_are_none_are_refused_with_their_key() {
+    let refused = machine("token_limit=many\nverbosity=loud").problems();
     assert_eq!(
         refused,
-        ["/etc/fleet/fleet.conf:1: token_limit = \"many\": expected a number from 1 to 65535"]
+        [
+            "/etc/fleet/fleet.conf:1: token_limit = \"many\": expected a number from 1 to 65535",
+            "/etc/fleet/fleet.conf:2: verbosity = \"loud\": expected a number from 0 to 2"
+        ]
     );
 }
 

@@ -76,7 +76,7 @@ fn problems_and_warnings_are_told_apart() {
     let remarks = machine.without_root(&remarks);
     assert_eq!(
         remarks,
-        "warning: /etc/fleet/fleetd.toml:2: enable_grpc: of fleet 1.0; without effect\n\
+        "warning: /etc/fleet/fleetd.toml:2: Config option enable_grpc is no longer supported - ignoring: of fleet 1.0; without effect\n\
          error: /etc/fleet/fleetd.toml:3: engine = \"no\": expected auto or never\n"
     );
 }
