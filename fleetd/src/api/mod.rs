@@ -134,6 +134,8 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// How long nobody leads before a wait says so: longer than an orderly handover.
     pub leaderless: Duration,
+    /// For the session to judge a registry that was exchanged, which it looks at about once a second.
+    pub settles: Duration,
 }
 
 impl Default for Limits {
@@ -155,6 +157,7 @@ impl Default for Limits {
             patience: Duration::from_secs(600),
             heartbeat: Duration::from_secs(5),
             leaderless: Duration::from_secs(2),
+            settles: Duration::from_secs(5),
         }
     }
 }

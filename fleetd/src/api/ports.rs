@@ -25,10 +25,9 @@ pub trait SessionView: Send + Sync + 'static {
     /// As it stands here it is for sessions that never change.
     async fn judged(&self) {}
 
-    /// Waits until this machine [takes part](SessionReport::takes_part_in) in `cluster`; the caller bounds it. As it stands
-    /// here it is for sessions that never change.
-    async fn joined(&self, cluster: &ClusterId) {
-        if !self.session().takes_part_in(cluster) {
+    /// Waits until `is_met`; the caller bounds it. As it stands here it is for sessions that never change.
+    async fn until(&self, is_met: &(dyn for<'r> Fn(&'r SessionReport) -> bool + Sync)) {
+        if !is_met(&self.session()) {
             std::future::pending::<()>().await;
         }
     }

@@ -26,8 +26,7 @@ pub struct Session {
 #[async_trait]
 impl SessionView for Session {
     fn session(&self) -> SessionReport {
-        let member = self.member.get().map(|member| member.cluster);
-        SessionReport { member, ..report(&self.handle.state.borrow()) }
+        self.report(&self.handle.state.borrow())
     }
 
     async fn judged(&self) {
@@ -39,10 +38,16 @@ impl SessionView for Session {
         let _ = state.wait_for(is_judged).await;
     }
 
-    async fn joined(&self, cluster: &ClusterId) {
+    async fn until(&self, is_met: &(dyn for<'r> Fn(&'r SessionReport) -> bool + Sync)) {
         let mut state = self.handle.state.clone();
         // It ends with fleetd.
-        let _ = state.wait_for(|state| report(state).takes_part_in(cluster)).await;
+        let _ = state.wait_for(|state| is_met(&self.report(state))).await;
+    }
+}
+
+impl Session {
+    fn report(&self, state: &SessionState) -> SessionReport {
+        SessionReport { member: self.member.get().map(|member| member.cluster), ..report(state) }
     }
 }
 

@@ -125,13 +125,10 @@ impl Registry {
     /// As [`Registry::import`].
     pub async fn begin_import(&self, export: &Export, by: &Importer<'_>) -> Result<Begun, RegistryError> {
         let found = self.before_import().await?;
+        // An earlier claim that replaced a cluster is never undone here: half an import may stand behind it, and whoever
+        // made that cluster would take its units for their own.
         if let Some(refused) = self.refusal(export, by, &found).await? {
-            let before = found.before.as_ref().filter(|_| matches!(refused, Imported::NotEmpty { .. }));
-            let claim = before.and_then(|before| Some((before.value.replaces.as_ref()?, before.modified)));
-            let Some((old, modified)) = claim else { return Ok(Begun::Refused(refused)) };
-            let compares =
-                vec![Compare::absent(self.key(&Key::Cluster)), self.compare_modified(&Key::Import, modified)];
-            return Ok(Begun::Refused(self.give_back(old, compares).await?));
+            return Ok(Begun::Refused(refused));
         }
         let Found { cluster, before } = found;
         // Claimed as it was found: what came up since then was written by whoever has the claim now, or is a cluster.

@@ -59,8 +59,8 @@ impl SessionView for Fake {
     fn session(&self) -> SessionReport {
         self.session.borrow().clone()
     }
-    async fn joined(&self, cluster: &ClusterId) {
-        self.session.subscribe().wait_for(|session| session.takes_part_in(cluster)).await.unwrap();
+    async fn until(&self, is_met: &(dyn for<'r> Fn(&'r SessionReport) -> bool + Sync)) {
+        self.session.subscribe().wait_for(is_met).await.unwrap();
     }
 }
 impl LocalAgent for Fake {
@@ -116,6 +116,7 @@ impl Lab {
             request: Duration::from_secs(3),
             leaderless: Duration::from_millis(50),
             heartbeat: Duration::from_millis(200),
+            settles: Duration::from_millis(100),
             ..Limits::default()
         };
         Lab::with(limits, |_| {}).await

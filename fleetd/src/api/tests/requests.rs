@@ -1,5 +1,7 @@
 //! Batches of v2: idempotence, conflicts, templates, refusals.
 
+use std::time::Duration;
+
 use fleet_api::paths::REQUESTS;
 use fleet_api::v2::{
     Action, ChangeReport, ChangeRequest, ClusterView, EventList, Explanation, MachineList, UnitList,
@@ -14,6 +16,7 @@ use fleet_registry::store::Operation;
 use serde_json::json;
 
 use super::{Lab, OWN, TEXT, machine, name};
+use crate::api::Limits;
 
 #[tokio::test]
 async fn submit_start_and_list_over_the_socket() {
@@ -265,6 +268,25 @@ async fn nothing_is_written_to_a_store_that_is_not_trusted_or_on_hold() {
     assert!(
         lab.client().post::<ChangeReport>("/fleet/v2/requests", &request("r3")).await.unwrap().results[0].ok
     );
+}
+
+#[tokio::test]
+async fn a_store_that_came_back_a_moment_ago_is_adopted_once_the_machine_has_looked_at_it() {
+    let lab = Lab::with(Limits { settles: Duration::from_secs(60), ..Limits::default() }, |_| {}).await;
+    lab.write(&Key::Hold, json!({"by": OWN, "since": 1, "why": "revision"})).await;
+    let session = &lab.fake.session;
+    let (judged, others) = (session.borrow().clone(), session.receiver_count());
+    session.send_modify(|session| (session.trust, session.cluster) = (Some(Trust::Empty), None));
+    let (client, request) = (lab.client(), json!({"yes": true}));
+    let adopt = client.post::<serde_json::Value>("/fleet/v2/cluster/adopt", &request);
+    let look = async {
+        while session.receiver_count() == others {
+            tokio::task::yield_now().await;
+        }
+        session.send_replace(judged);
+    };
+    let (adopted, ()) = tokio::join!(adopt, look);
+    assert_eq!(adopted.unwrap()["done"], true);
 }
 
 #[tokio::test]

@@ -145,6 +145,12 @@ fn brake_view(brake: &BrakeRecord) -> BrakeView {
 pub(super) async fn adopt(State(api): State<Api>, body: Body) -> Answer {
     let request: AdoptRequest = document(&api, body).await?;
     let snapshot = api.registry.read_all().await?;
+    // Whoever restored a backup asks at once, and perhaps a machine that has not looked at it yet.
+    let is_answered = |session: &SessionReport| {
+        may_adopt(session, &snapshot)
+            .map_or_else(|refusal| refusal.status != StatusCode::SERVICE_UNAVAILABLE, |()| true)
+    };
+    let _ = tokio::time::timeout(api.limits.settles, api.session.until(&is_answered)).await;
     let session = api.session.session();
     may_adopt(&session, &snapshot)?;
     let seen = session.cluster.map_or(Epoch(0), |(_, epoch)| epoch);

@@ -1,21 +1,18 @@
 //! A cluster as a document, and what is made from one; this machine's move to the configured store.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use fleet_api::v2::{ImportReport, ImportRequest, JoinRequest};
-use fleet_core::ClusterId;
+use fleet_core::{ClusterId, Epoch};
 use fleet_registry::registry::document::Export;
 use fleet_registry::registry::import::{Begun, Imported, Importer};
 
 use super::super::Failure;
+use super::super::ports::SessionReport;
 use super::super::state::Api;
 use super::cluster::own_effects;
 use super::{Answer, NDJSON, document, json, typed};
-
-const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 
 /// Everything but what leases hold, as of one revision; also from a store that is on hold.
 pub(super) async fn export(State(api): State<Api>) -> Answer {
@@ -63,7 +60,8 @@ pub(super) async fn import(State(api): State<Api>, body: Body) -> Answer {
     if claim.gives_up.is_some()
         && let Some(joiner) = &api.joiner
     {
-        joiner.belong(export.cluster.id.clone(), export.cluster.epoch).await?;
+        // So that a repetition comes to the same epoch: what this machine has accepted so far is in it.
+        joiner.belong(export.cluster.id.clone(), Epoch(report.epoch.saturating_sub(1))).await?;
     }
     match api.registry.finish_import(&export, claim, &by).await? {
         Imported::Done { epoch, .. } => {
@@ -103,7 +101,8 @@ fn not_imported(api: &Api, refused: &Imported) -> Failure {
 /// The session looks at a store that it distrusts about once a second. Whoever imports wants to go on at once; if this
 /// machine is of another mind, the next request says so.
 async fn settled(api: &Api, cluster: &ClusterId) {
-    let _ = tokio::time::timeout(SETTLES_WITHIN, api.session.joined(cluster)).await;
+    let takes_part = |session: &SessionReport| session.takes_part_in(cluster);
+    let _ = tokio::time::timeout(api.limits.settles, api.session.until(&takes_part)).await;
 }
 
 pub(super) async fn join(State(api): State<Api>, body: Body) -> Answer {
