@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::Client;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::belonging::{Belonging, Told};
 use super::classify::{Asked, Failure};
@@ -23,6 +23,15 @@ pub(super) enum Repeat {
     /// Only if nothing was applied.
     IfNotApplied,
 }
+
+/// What members say while they have none.
+const NO_LEADER: &str = "no leader";
+
+/// Before members that elect a leader are asked again.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(50);
+
+/// With less left, a member that is merely slow would make a write's outcome unknown.
+const WORTH_A_ROUND: Duration = Duration::from_millis(250);
 
 pub(super) struct Members {
     pub all: Vec<Member>,
@@ -49,7 +58,8 @@ impl Members {
         })
     }
 
-    /// Asks members in turn until one answers, all were asked, or the budget is spent.
+    /// Asks members in turn until one answers, all were asked, or the budget is spent; all once more while they elect a
+    /// leader.
     pub async fn call<T, F, Fut>(&self, asked: Asked, repeat: Repeat, ask: F) -> Result<T, StoreError>
     where
         F: Fn(Client) -> Fut,
@@ -62,41 +72,54 @@ impl Members {
         let attempts = self.all.len() + usize::from(repeat == Repeat::Freely);
         let mut failures: Vec<String> = Vec::new();
         let mut is_late = false;
-        for attempt in 0..attempts {
-            let index = (first + attempt) % self.all.len();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+        loop {
+            failures.clear();
+            let mut is_electing = false;
+            for attempt in 0..attempts {
+                let index = (first + attempt) % self.all.len();
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                // Half for each attempt: one that hangs must leave time for another, and a member that
+                // is merely slow must get most of it.
+                let is_last = attempt + 1 == attempts;
+                let share = if repeat == Repeat::IfNotApplied || is_last { left } else { left / 2 };
+                let remaining = u32::try_from(attempts - attempt).unwrap_or(u32::MAX);
+                let member = &self.all[index];
+                let failure = match self.attempt(member, asked, left / remaining, share, &ask).await {
+                    Ok(answer) => {
+                        self.preferred.store(index, Ordering::Relaxed);
+                        return Ok(answer);
+                    }
+                    Err(failure) => failure,
+                };
+                self.preferred.store((index + 1) % self.all.len(), Ordering::Relaxed);
+                is_late = matches!(failure, Failure::Silent(_));
+                let (detail, may_be_applied) = match failure {
+                    Failure::Final(error) => {
+                        self.preferred.store(index, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                    Failure::NotApplied(detail) | Failure::Token(detail) => (detail, false),
+                    Failure::Ambiguous(detail) => (detail, true),
+                    Failure::Silent(after) => (format!("no answer within {after:?}"), true),
+                    Failure::Broken { detail, is_sent } => (detail, is_sent),
+                };
+                is_electing |= detail.contains(NO_LEADER);
+                failures.push(format!("{}: {detail}", member.url()));
+                if may_be_applied && repeat == Repeat::IfNotApplied {
+                    return Err(StoreError::Unknown {
+                        operation: asked.operation,
+                        detail: failures.join("; "),
+                    });
+                }
+            }
+            // An election takes a second; what is refused for want of a leader was not applied anywhere.
+            if !is_electing || deadline.saturating_duration_since(Instant::now()) <= WORTH_A_ROUND {
                 break;
             }
-            // Half for each attempt: one that hangs must leave time for another, and a member that
-            // is merely slow must get most of it.
-            let is_last = attempt + 1 == attempts;
-            let share = if repeat == Repeat::IfNotApplied || is_last { left } else { left / 2 };
-            let remaining = u32::try_from(attempts - attempt).unwrap_or(u32::MAX);
-            let member = &self.all[index];
-            let failure = match self.attempt(member, asked, left / remaining, share, &ask).await {
-                Ok(answer) => {
-                    self.preferred.store(index, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Err(failure) => failure,
-            };
-            self.preferred.store((index + 1) % self.all.len(), Ordering::Relaxed);
-            is_late = matches!(failure, Failure::Silent(_));
-            let (detail, may_be_applied) = match failure {
-                Failure::Final(error) => {
-                    self.preferred.store(index, Ordering::Relaxed);
-                    return Err(error);
-                }
-                Failure::NotApplied(detail) | Failure::Token(detail) => (detail, false),
-                Failure::Ambiguous(detail) => (detail, true),
-                Failure::Silent(after) => (format!("no answer within {after:?}"), true),
-                Failure::Broken { detail, is_sent } => (detail, is_sent),
-            };
-            failures.push(format!("{}: {detail}", member.url()));
-            if may_be_applied && repeat == Repeat::IfNotApplied {
-                return Err(StoreError::Unknown { operation: asked.operation, detail: failures.join("; ") });
-            }
+            sleep(BETWEEN_ROUNDS).await;
         }
         Err(if is_late {
             StoreError::Timeout { operation: asked.operation, after: self.request_timeout }
