@@ -192,7 +192,7 @@ impl Join {
                 Err(JoinError::NotEmpty { path: self.registry.keys().prefix().to_owned(), sample })
             }
             Imported::OtherMember { cluster } => Err(JoinError::NotJoined { cluster }),
-            Imported::Underway { by } => Err(JoinError::Underway {
+            Imported::Underway { by, .. } => Err(JoinError::Underway {
                 cluster: by.cluster,
                 by: by.begun.by,
                 path: self.registry.keys().prefix().to_owned(),

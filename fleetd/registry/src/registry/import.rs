@@ -13,7 +13,7 @@ use fleet_core::records::{
 use fleet_core::{ClusterId, Epoch, MachineId, Revision, Timestamp};
 
 use super::batch::Asked;
-use super::document::Export;
+use super::document::{Export, is_exported};
 use super::export::{batches, contended, next, note, portable};
 use super::{Registry, RegistryError, typed};
 use crate::codec::{decode, encode};
@@ -46,9 +46,12 @@ pub enum Imported {
     NotEmpty {
         sample: String,
     },
-    /// The document of another cluster is being imported, or was when that broke off. Nothing was written.
+    /// Another document is being imported, or was when that broke off: of another cluster, or of this one at another
+    /// time. Nothing of this document was written.
     Underway {
         by: Box<ImportRecord>,
+        /// A key which that import has written and this document has not, if both are of one cluster.
+        sample: Option<String>,
     },
     /// The machine that imports belongs to another cluster than the document's, and not to one that is given up for it.
     OtherMember {
@@ -216,7 +219,7 @@ impl Registry {
     ) -> Result<Option<Imported>, RegistryError> {
         let before = found.before.as_ref().map(|before| &before.value);
         if let Some(other) = before.filter(|before| before.cluster != export.cluster.id) {
-            return Ok(Some(Imported::Underway { by: Box::new(other.clone()) }));
+            return Ok(Some(Imported::Underway { by: Box::new(other.clone()), sample: None }));
         }
         let there = found.cluster.as_ref().map(|cluster| &cluster.value);
         let replaced = there.or_else(|| before.and_then(|before| before.replaces.as_deref()));
@@ -237,9 +240,18 @@ impl Registry {
             (Some(there), None) if there.id == export.cluster.id => {
                 Some(Imported::Exists { found: there.id.clone() })
             }
-            (None, Some(sample)) => Some(Imported::NotEmpty { sample }),
+            (None, Some(sample)) => Some(self.in_the_way(before, sample)),
             (_, None) => None,
         })
+    }
+
+    /// Of a store without a cluster. Beside a claim nobody writes but who has it: what an export may hold is that one's.
+    fn in_the_way(&self, before: Option<&ImportRecord>, sample: String) -> Imported {
+        let is_of_an_export = self.keys.parse(sample.as_bytes()).is_some_and(|key| is_exported(&key));
+        match before.filter(|_| is_of_an_export) {
+            Some(by) => Imported::Underway { by: Box::new(by.clone()), sample: Some(sample) },
+            None => Imported::NotEmpty { sample },
+        }
     }
 
     /// A key that is there and in the way.

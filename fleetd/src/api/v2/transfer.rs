@@ -83,7 +83,7 @@ fn not_imported(api: &Api, refused: &Imported) -> Failure {
             conflict(format!("the registry holds {sample}, which is not of this document"))
                 .with_remedy("choose another etcd_key_prefix, or remove what is there")
         }
-        Imported::Underway { by } => {
+        Imported::Underway { by, .. } => {
             let message = format!("cluster {} is being imported, begun by {}", by.cluster, by.begun.by);
             conflict(message).with_remedy(format!(
                 "wait for it. If it broke off, repeat it; if it is not wanted any more, remove everything below {prefix}"

@@ -137,9 +137,41 @@ async fn an_import_that_another_has_begun_says_whose_it_is() {
     store.inject(stuck.on(Operation::Txn).after(3));
     assert!(new.import(&export, &importer(&asked("me"))).await.is_err());
     let refused = new.import(&elsewhere(&export), &importer(&asked("you"))).await.unwrap();
-    let Imported::Underway { by } = refused else { panic!("{refused:?}") };
+    let Imported::Underway { by, .. } = refused else { panic!("{refused:?}") };
     assert_eq!((by.cluster, by.begun.by.as_str()), (export.cluster.id.clone(), "me"));
     assert!(matches!(new.import(&export, &importer(&asked("me"))).await.unwrap(), Imported::Done { .. }));
+}
+
+/// `export` as it was when b.service was not there yet.
+fn earlier(export: &Export) -> Export {
+    let mut earlier = export.clone();
+    earlier.entries.retain(|key, _| !key.to_string().ends_with("/b.service"));
+    assert!(earlier.entries.len() < export.entries.len());
+    earlier
+}
+
+#[tokio::test]
+async fn half_of_another_document_of_the_same_cluster_is_an_import_under_way_and_a_stray_key_is_not() {
+    let old = one_machine().await;
+    let export = old.registry.export().await.unwrap().unwrap();
+    for stray in [None, Some("/elsewhere/0-stray")] {
+        let (store, new) = empty().await;
+        // Everything but the cluster's record is there.
+        store.inject(Injection::next(refused()).on(Operation::Txn).after(4));
+        assert!(new.import(&export, &importer(&asked("me"))).await.is_err());
+        if let Some(key) = stray {
+            assert!(store.txn(Txn::of(vec![Op::put(key, "{}")])).await.unwrap().succeeded);
+        }
+        let refused = new.import(&earlier(&export), &importer(&asked("you"))).await.unwrap();
+        match (stray, &refused) {
+            (None, Imported::Underway { by, sample: Some(sample) }) => {
+                assert_eq!((by.cluster.clone(), by.begun.by.as_str()), (export.cluster.id.clone(), "me"));
+                assert!(sample.ends_with("b.service"), "{sample}");
+            }
+            (Some(key), Imported::NotEmpty { sample }) => assert_eq!(sample, key),
+            _ => panic!("{refused:?}"),
+        }
+    }
 }
 
 #[tokio::test]
