@@ -87,6 +87,12 @@ enum Beside {
     Both,
 }
 
+impl Beside {
+    fn claim(replaces: bool) -> Beside {
+        if replaces { Beside::Both } else { Beside::Attempts }
+    }
+}
+
 /// A store as an import finds it.
 struct Found {
     cluster: Option<Versioned<ClusterRecord>>,
@@ -144,7 +150,7 @@ impl Registry {
         let is_replaced_now = cluster.is_some();
         let replaces = match cluster {
             Some(cluster) => Some(Box::new(cluster.value)),
-            None => before.and_then(|before| before.value.replaces),
+            None => before.as_ref().and_then(|before| before.value.replaces.clone()),
         };
         let record = ImportRecord {
             v: SCHEMA,
@@ -163,10 +169,17 @@ impl Registry {
             Compare::absent(self.key(&Key::Cluster)),
             Compare::mod_revision(self.key(&Key::Import), claimed.header.revision),
         ];
-        if let Some(old) = replaces.as_ref().filter(|_| is_replaced_now)
-            && self.foreign_key(export, by.machine, Beside::Machine).await?.is_some()
-        {
-            return Ok(Begun::Refused(self.give_back(old, compares).await?));
+        if let Some(old) = replaces.as_ref().filter(|_| is_replaced_now) {
+            if self.foreign_key(export, by.machine, Beside::Machine).await?.is_some() {
+                return Ok(Begun::Refused(self.give_back(old, compares).await?));
+            }
+        } else if let Some(before) = before {
+            // Who had the claim before may have written until it was taken. It stays taken: the cluster that was
+            // replaced does not come back around half an import.
+            let beside = Beside::claim(replaces.is_some());
+            if let Some(sample) = self.foreign_key(export, by.machine, beside).await? {
+                return Ok(Begun::Refused(self.in_the_way(Some(&before.value), sample)));
+            }
         }
         let other = by.member.as_ref().map(|(id, _)| id).filter(|id| **id != export.cluster.id);
         Ok(Begun::Claimed(Claim { begun, compares, gives_up: other.cloned() }))
@@ -230,8 +243,7 @@ impl Registry {
         }
         let beside = match (there, replaced) {
             (Some(_), _) => Beside::Machine,
-            (None, Some(_)) => Beside::Both,
-            (None, None) => Beside::Attempts,
+            (None, replaced) => Beside::claim(replaced.is_some()),
         };
         let foreign = self.foreign_key(export, by.machine, beside).await?;
         Ok(match (there, foreign) {

@@ -2,7 +2,7 @@
 
 use super::super::document::Export;
 use super::super::export::portable;
-use super::super::import::{Imported, Importer};
+use super::super::import::{Begun, Imported, Importer};
 use super::super::snapshot::Snapshot;
 use super::export::{empty, everything, importer, one_machine};
 use super::*;
@@ -269,6 +269,48 @@ async fn a_cluster_with_something_in_it_is_never_replaced() {
         assert_eq!(there.cluster.unwrap().value, ClusterRecord { epoch: Epoch(4), ..cluster_record("new") });
         let found = new.store.range(crate::store::Range::key(new.registry.keys().key(&key))).await.unwrap();
         assert_eq!(found.kvs[0].value, "{}", "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_an_import_that_takes_a_claim_over_does_not_mix_with_what_its_holder_wrote_until_then() {
+    let (m1, me, you) = (machine("m1"), asked("me"), asked("you"));
+    for is_replacement in [false, true] {
+        let (export, replaced) = restored().await;
+        let (store, keys) = if is_replacement {
+            (replaced.store.clone(), replaced.registry.keys().clone())
+        } else {
+            let (store, new) = empty().await;
+            (store, new.keys().clone())
+        };
+        let client = |name: &str, seed| Registry::new(Arc::new(store.client(name)), keys.clone(), seed);
+        let (first, second) = (client("first", 2), client("second", 3));
+        let member = is_replacement.then(|| of_new(&m1, &me).member.unwrap());
+        let by_me = Importer { machine: &m1, member: member.clone(), asked: &me };
+        let by_you = Importer { machine: &m1, member, asked: &you };
+        let Begun::Claimed(claim) = first.begin_import(&export, &by_me).await.unwrap() else {
+            panic!("nothing is in the way")
+        };
+        // The second one's claim is late, and the first one writes everything but the cluster before it.
+        let late = Injection::next(Fault::Delay(Duration::from_secs(1)));
+        store.inject(late.of_client("second").on(Operation::Txn).after(2));
+        store.inject(Injection::next(refused()).of_client("first").on(Operation::Txn).after(1));
+        let older = earlier(&export);
+        let (second_time, first_time) = tokio::join!(second.import(&older, &by_you), async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            first.finish_import(&export, claim, &by_me).await
+        });
+        assert!(first_time.is_err(), "{first_time:?}");
+        assert!(
+            matches!(&second_time, Ok(Imported::Underway { by, sample: Some(_) }) if by.begun.by == "me"),
+            "{second_time:?}"
+        );
+        assert!(everything(&first).await.cluster.is_none(), "neither is the replaced one back");
+        // The claim is the second one's now; the first document may still take its place, and is whole then.
+        let again = first.import(&export, &by_me).await.unwrap();
+        assert!(matches!(again, Imported::Done { .. }), "{again:?}");
+        let there = everything(&first).await;
+        assert_eq!((there.cluster.unwrap().value.id, there.units.len()), (export.cluster.id.clone(), 2));
     }
 }
 
