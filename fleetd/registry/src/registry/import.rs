@@ -64,9 +64,10 @@ pub enum Imported {
 pub struct Claim {
     begun: Stamp,
     compares: Vec<Compare>,
-    /// The importing machine belongs to the cluster that the document's takes the place of: it has to belong to that one
-    /// before the import ends, or it stands before a foreign store.
-    pub gives_up: Option<ClusterId>,
+    /// The importing machine belongs to the cluster that the document's takes the place of: it has to belong to this one
+    /// before the import ends, or it stands before a foreign store. Below the epoch that the import gives it, so that the
+    /// machine anchors anew, and a repetition comes to the same.
+    pub belongs: Option<(ClusterId, Epoch)>,
 }
 
 /// Whether an import may go on.
@@ -181,8 +182,10 @@ impl Registry {
                 return Ok(Begun::Refused(self.in_the_way(Some(&before.value), sample)));
             }
         }
-        let other = by.member.as_ref().map(|(id, _)| id).filter(|id| **id != export.cluster.id);
-        Ok(Begun::Claimed(Claim { begun, compares, gives_up: other.cloned() }))
+        let is_of_another = by.member.as_ref().is_some_and(|(id, _)| *id != export.cluster.id);
+        let below = Epoch(by.epoch_of(export).0 - 1);
+        let belongs = is_of_another.then(|| (export.cluster.id.clone(), below));
+        Ok(Begun::Claimed(Claim { begun, compares, belongs }))
     }
 
     /// The second half of an import.

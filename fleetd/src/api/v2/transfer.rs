@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use fleet_api::v2::{ImportReport, ImportRequest, JoinRequest};
-use fleet_core::{ClusterId, Epoch};
+use fleet_core::ClusterId;
 use fleet_registry::registry::document::Export;
 use fleet_registry::registry::import::{Begun, Imported, Importer};
 
@@ -57,11 +57,8 @@ pub(super) async fn import(State(api): State<Api>, body: Body) -> Answer {
     };
     // Before the document's cluster is there: an import that breaks off between the two is repeated, and a machine that
     // stood before a foreign store could not do that.
-    if claim.gives_up.is_some()
-        && let Some(joiner) = &api.joiner
-    {
-        // So that a repetition comes to the same epoch: what this machine has accepted so far is in it.
-        joiner.belong(export.cluster.id.clone(), Epoch(report.epoch.saturating_sub(1))).await?;
+    if let (Some((cluster, epoch)), Some(joiner)) = (&claim.belongs, &api.joiner) {
+        joiner.belong(cluster.clone(), *epoch).await?;
     }
     match api.registry.finish_import(&export, claim, &by).await? {
         Imported::Done { epoch, .. } => {

@@ -1,5 +1,6 @@
 //! Imports that break off, that meet each other, and that meet whoever creates a cluster.
 
+use super::super::RegistryError;
 use super::super::document::Export;
 use super::super::export::portable;
 use super::super::import::{Begun, Imported, Importer};
@@ -8,6 +9,7 @@ use super::export::{empty, everything, importer, one_machine};
 use super::*;
 use crate::memory::{Fault, Injection};
 use crate::store::{Operation, StoreError};
+use fleet_core::ClusterId;
 use fleet_core::records::MachineRecord;
 
 fn refused() -> Fault {
@@ -202,36 +204,64 @@ async fn restored() -> (Export, Fixture<MemoryStore>) {
 }
 
 fn of_new<'a>(machine: &'a MachineId, asked: &'a Asked) -> Importer<'a> {
-    let id = fleet_core::ClusterId::parse("new").unwrap();
+    let id = ClusterId::parse("new").unwrap();
     Importer { machine, member: Some((id, Epoch(4))), asked }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_backup_takes_the_place_of_a_cluster_without_anything_in_it() {
-    let (m1, me) = (machine("m1"), asked("me"));
-    // Every call once without its answer: two looks, the claim, the look after it, the entries, the cluster.
-    for calls in 0..7 {
-        let (export, new) = restored().await;
-        let lost = Injection::next(Fault::DropReply).on(Operation::Txn).after(calls);
-        new.store.inject(lost);
-        let first = new.registry.import(&export, &of_new(&m1, &me)).await;
-        new.store.clear_faults();
-        let done = match first {
-            Ok(done) => done,
-            Err(_) => new.registry.import(&export, &of_new(&m1, &me)).await.unwrap(),
-        };
-        let there = everything(&new.registry).await;
-        let cluster = there.cluster.unwrap().value;
-        match done {
-            Imported::Done { epoch, .. } => assert_eq!(epoch, cluster.epoch),
-            // The last answer was lost.
-            Imported::OtherMember { .. } | Imported::Exists { .. } => {
-                assert!(calls == 5, "{calls}: {done:?}");
+/// As the API imports: the machine's disk says that it belongs to the document's cluster before that is there.
+async fn attempt(
+    registry: &Registry,
+    export: &Export,
+    asked: &Asked,
+    disk: &mut (ClusterId, Epoch),
+) -> Result<Imported, RegistryError> {
+    let m1 = machine("m1");
+    let by = Importer { machine: &m1, member: Some(disk.clone()), asked };
+    match registry.begin_import(export, &by).await? {
+        Begun::Refused(refused) => Ok(refused),
+        Begun::Claimed(claim) => {
+            if let Some(belongs) = claim.belongs.clone() {
+                *disk = belongs;
             }
-            other => panic!("after {calls}: {other:?}"),
+            registry.finish_import(export, claim, &by).await
         }
-        // Above what the machine has seen, so that it anchors anew.
-        assert_eq!((cluster.id.as_str(), cluster.epoch, there.units.len()), ("ours", Epoch(5), 2), "{calls}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_takes_the_place_of_a_cluster_without_anything_in_it_and_a_repetition_comes_to_the_same_epoch()
+ {
+    let (m1, me) = (machine("m1"), asked("me"));
+    // Every call once refused, and once without its answer: two looks, the claim, the look after it, the entries, the
+    // cluster.
+    for fault in [refused(), Fault::DropReply] {
+        for calls in 0..7 {
+            let what = format!("{fault:?} after {calls}");
+            let (export, new) = restored().await;
+            let mut disk = of_new(&m1, &me).member.unwrap();
+            new.store.inject(Injection::next(fault.clone()).on(Operation::Txn).after(calls));
+            let first = attempt(&new.registry, &export, &me, &mut disk).await;
+            new.store.clear_faults();
+            assert_eq!(first.is_err(), calls < 6, "{what}: {first:?}");
+            // The machine as it is now: up to the claim it belongs to its own cluster, and to the document's after it.
+            assert_eq!(disk.0.as_str(), if calls < 4 { "new" } else { "ours" }, "{what}");
+            let done = match first {
+                Ok(done) => done,
+                Err(_) => attempt(&new.registry, &export, &me, &mut disk).await.unwrap(),
+            };
+            let there = everything(&new.registry).await;
+            let cluster = there.cluster.unwrap().value;
+            match done {
+                Imported::Done { epoch, .. } => assert_eq!(epoch, cluster.epoch, "{what}"),
+                // The last answer was lost.
+                Imported::Exists { found } if found == export.cluster.id && calls == 5 => {}
+                other => panic!("{what}: {other:?}"),
+            }
+            // One above what the machine has seen, so that it anchors anew, however often it was repeated.
+            let found = (cluster.id.as_str(), cluster.epoch, there.units.len());
+            assert_eq!(found, ("ours", Epoch(5), 2), "{what}");
+            assert_eq!(disk, (export.cluster.id, Epoch(4)), "{what}");
+        }
     }
 }
 
