@@ -207,8 +207,12 @@ impl Registry {
             }
         }
         let record = ClusterRecord { epoch: by.epoch_of(export), ..export.cluster.clone() };
-        let mut ops =
-            vec![Op::put(self.key(&Key::Cluster), encode(&record)), Op::delete(self.key(&Key::Import))];
+        let mut ops = vec![
+            Op::put(self.key(&Key::Cluster), encode(&record)),
+            Op::delete(self.key(&Key::Import)),
+            // What a replaced cluster held back is no word on this one's.
+            Op::delete(self.key(&Key::Brake)),
+        ];
         let why = format!("from an export of epoch {}, now epoch {}", export.cluster.epoch, record.epoch);
         ops.extend(self.log(by.asked, vec![note("cluster-imported", why)]));
         let reply = self.txn(DOING, Txn::of(ops).when(claim.compares)).await?;
@@ -334,12 +338,14 @@ impl Export {
     }
 }
 
-/// Machines come one after the other, each when it is told of the new store: until then they are not lost.
+/// Machines come one after the other, each when it is told of the new store: until then they are not lost. That one was
+/// off holds for one boot only, and that may be over: whoever still knows says so again.
 fn imported(key: &Key, value: &Bytes, begun: &Stamp) -> Bytes {
     let Key::Machine(_) = key else { return portable(key, value) };
     match decode::<MachineRecord>(key, value) {
         Ok(record) if record.forgotten.is_none() => {
-            Bytes::from(encode(&MachineRecord { expected: Some(begun.clone()), ..record }))
+            let expected = Some(begun.clone());
+            Bytes::from(encode(&MachineRecord { expected, confirmed_dead: None, ..record }))
         }
         _ => value.clone(),
     }

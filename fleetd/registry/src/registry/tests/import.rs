@@ -130,6 +130,24 @@ async fn an_imported_machine_is_expected_until_it_announces_itself() {
     assert_eq!(after, MachineRecord { expected: None, ..before });
 }
 
+#[tokio::test(start_paused = true)]
+async fn p1_neither_an_old_word_that_a_machine_is_off_nor_the_replaced_clusters_brake_outlives_an_import() {
+    let (m1, me) = (machine("m1"), asked("me"));
+    let (export, new) = restored().await;
+    let mut export = export;
+    let off = json!({"v": 1, "cordon": true, "confirmed_dead": {"stamp": {"at": 1, "by": "me", "why": "power cut"}}});
+    export.entries.insert(Key::Machine(machine("m2")), off.to_string().into());
+    let brake = json!({"cause": "mass-loss", "state": "released", "since": 1, "text": "m2 went away"});
+    new.put(&Key::Brake, brake.to_string()).await;
+    assert!(everything(&new.registry).await.brake.is_some());
+    let done = new.registry.import(&export, &of_new(&m1, &me)).await.unwrap();
+    assert!(matches!(done, Imported::Done { .. }), "{done:?}");
+    let there = everything(&new.registry).await;
+    let m2 = &there.machines[&machine("m2")].value;
+    assert!(m2.confirmed_dead.is_none() && m2.expected.is_some() && m2.cordon, "{m2:?}");
+    assert_eq!(there.brake, None);
+}
+
 #[tokio::test]
 async fn an_import_that_another_has_begun_says_whose_it_is() {
     let old = one_machine().await;
