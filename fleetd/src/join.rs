@@ -15,7 +15,7 @@ use fleet_core::{ClusterId, Epoch, MachineId, Revision};
 use fleet_registry::Registry;
 use fleet_registry::embedded::{EmbeddedStore, OpenError};
 use fleet_registry::keys::{Area, DEFAULT_PREFIX, Key, Keys};
-use fleet_registry::registry::arrival::Merged;
+use fleet_registry::registry::arrival::{Coming, Merged};
 use fleet_registry::registry::cluster::Created;
 use fleet_registry::registry::document::Export;
 use fleet_registry::registry::import::{Imported, Importer};
@@ -23,6 +23,7 @@ use fleet_registry::registry::{Asked, RegistryError};
 use fleet_registry::store::StoreKind;
 use tokio::sync::{Notify, watch};
 use tracing::info;
+use unit_files::UnitName;
 
 use crate::member::{MemberError, MemberFile};
 use crate::session::SessionState;
@@ -37,6 +38,10 @@ pub enum JoinError {
         "this machine's registry is its own store; set etcd_servers in its configuration and restart fleetd first"
     )]
     NoEtcd,
+    #[error("units that this machine's own store does not have: {}; without --yes the join prints what it has",
+        names.join(", ")
+    )]
+    NotHere { names: Vec<String> },
     #[error("this machine has no store of its own to come from; it is what `fleetctl cluster status` says")]
     NothingToMove,
     #[error(
@@ -115,19 +120,31 @@ impl Join {
             (None, JoinMode::Adopt) => export.cluster.id.to_string(),
             (None, JoinMode::Abandon) => String::new(),
         };
+        let is_ours = found.as_ref().is_some_and(|cluster| cluster.value.id == export.cluster.id);
+        let bring = named(&request.bring, &export)?;
+        // Made from an export of it: what the cluster does not have may have been destroyed there since.
+        let missing = if is_ours { self.registry.missing(&export).await? } else { Vec::new() };
+        let (coming, missing) = if is_ours {
+            (Coming::Named(&bring), missing.into_iter().filter(|name| !bring.contains(name)).collect())
+        } else {
+            (Coming::All, BTreeSet::new())
+        };
+        let store = embedded_directory(&self.state_directory).display().to_string();
         let mut report = JoinReport {
             machine: self.machine.to_string(),
             from: export.cluster.id.to_string(),
             to,
-            units: export.units().map(ToString::to_string).collect(),
+            units: export.units().filter(|name| !missing.contains(*name)).map(ToString::to_string).collect(),
+            missing: missing.iter().map(ToString::to_string).collect(),
+            store: store.clone(),
+            store_before: store,
             done: false,
         };
-        let is_ours = found.as_ref().is_some_and(|cluster| cluster.value.id == export.cluster.id);
         match request.mode {
             JoinMode::Abandon if is_ours => {
                 return Err(JoinError::NotAbandoned { cluster: export.cluster.id });
             }
-            JoinMode::Adopt if found.is_some() => self.refuse_taken(&export).await?,
+            JoinMode::Adopt if found.is_some() => self.refuse_taken(&export, &missing).await?,
             JoinMode::Abandon | JoinMode::Adopt => {}
         }
         if !request.yes {
@@ -143,7 +160,7 @@ impl Join {
                 } else {
                     self.enter(&cluster.value.id, &export, asked).await?
                 };
-                match self.registry.take_in(&export, &self.machine, asked).await? {
+                match self.registry.take_in(&export, &self.machine, coming, asked).await? {
                     Merged::Done { units } => info!(units, %cluster, "taken in"),
                     Merged::Taken { names } => return Err(taken(&names)),
                     Merged::NoCluster => return Err(JoinError::NotJoined { cluster }),
@@ -154,7 +171,7 @@ impl Join {
             (JoinMode::Abandon, None) => self.begin_anew(&export, asked).await?,
         }
         .to_string();
-        self.put_aside().await?;
+        report.store = self.put_aside().await?.display().to_string();
         report.done = true;
         Ok(report)
     }
@@ -170,8 +187,10 @@ impl Join {
         Ok(Registry::new(Arc::new(store), keys, 0).export().await?)
     }
 
-    async fn refuse_taken(&self, export: &Export) -> Result<(), JoinError> {
-        let names = self.registry.taken(export).await?;
+    /// Units that do not come may have the name of another.
+    async fn refuse_taken(&self, export: &Export, missing: &BTreeSet<UnitName>) -> Result<(), JoinError> {
+        let mut names = self.registry.taken(export).await?;
+        names.retain(|name| !missing.contains(name));
         if !names.is_empty() {
             return Err(taken(&names));
         }
@@ -289,8 +308,8 @@ impl Join {
         }
     }
 
-    /// Kept beside the state, under a name that nothing opens, also after a power cut.
-    async fn put_aside(&self) -> Result<(), JoinError> {
+    /// Kept beside the state, under a name that nothing opens, also after a power cut. Where.
+    async fn put_aside(&self) -> Result<PathBuf, JoinError> {
         let (path, directory) = (embedded_directory(&self.state_directory), self.state_directory.clone());
         let from = path.clone();
         let moved = tokio::task::spawn_blocking(move || {
@@ -303,7 +322,7 @@ impl Join {
         let moved = moved.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         let aside = moved.map_err(|source| JoinError::PutAside { path, source })?;
         info!(to = %aside.display(), "this machine's own store was put aside");
-        Ok(())
+        Ok(aside)
     }
 }
 
@@ -317,7 +336,21 @@ async fn apart<S: Send + 'static>(
     }
 }
 
-fn taken(names: &[unit_files::UnitName]) -> JoinError {
+/// # Errors
+/// `NotHere`.
+fn named(bring: &[String], export: &Export) -> Result<BTreeSet<UnitName>, JoinError> {
+    let known: BTreeSet<&UnitName> = export.units().collect();
+    let (mut names, mut unknown) = (BTreeSet::new(), Vec::new());
+    for text in bring {
+        match UnitName::parse(text) {
+            Ok(name) if known.contains(&name) => drop(names.insert(name)),
+            _ => unknown.push(text.clone()),
+        }
+    }
+    if unknown.is_empty() { Ok(names) } else { Err(JoinError::NotHere { names: unknown }) }
+}
+
+fn taken(names: &[UnitName]) -> JoinError {
     JoinError::Taken { names: names.iter().map(ToString::to_string).collect() }
 }
 

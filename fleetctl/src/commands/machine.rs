@@ -25,7 +25,7 @@ pub enum Action {
     Forget(About),
     /// Move the machine that answers from its own store to the configured etcd
     #[command(
-        after_help = "Examples:\n  fleetctl machine join --adopt\n  fleetctl machine join --adopt --yes\n  fleetctl machine join --abandon --yes"
+        after_help = "Examples:\n  fleetctl machine join --adopt\n  fleetctl machine join --adopt --yes\n  fleetctl machine join --adopt --bring new.service --yes\n  fleetctl machine join --abandon --yes"
     )]
     Join(Join),
     /// Confirm that a machine is off, so that its exclusive units may move at once
@@ -54,6 +54,10 @@ pub struct Join {
     /// Its units are given up: those that run go on, and belong to nobody.
     #[arg(long, conflicts_with = "adopt")]
     pub abandon: bool,
+    /// After an import by hand: bring these units too, which the machine's own store has and the cluster has not. They
+    /// were destroyed in the cluster, or submitted here after the export; --adopt without --yes lists them.
+    #[arg(long, value_name = "UNIT", num_args = 1.., conflicts_with = "abandon")]
+    pub bring: Vec<String>,
     /// Do it; otherwise only the consequences are printed.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]

@@ -9,6 +9,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use fleet_api::v2::{ImportRequest, JoinMode, JoinReport, JoinRequest};
 
+use unit_files::client_unit_name;
+
 use super::cluster::{Export, Import, effects};
 use super::machine::Join;
 use crate::change;
@@ -94,7 +96,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
 
 pub async fn join(connection: &Connection, command: Join) -> anyhow::Result<Exit> {
     let mode = if command.abandon { JoinMode::Abandon } else { JoinMode::Adopt };
-    let request = JoinRequest { mode, yes: command.yes, by: change::who() };
+    let bring = command.bring.iter().map(|name| client_unit_name(name)).collect();
+    let request = JoinRequest { mode, bring, yes: command.yes, by: change::who() };
     let report = match connection.join(&request).await {
         Ok(report) => report,
         Err(error) => {
@@ -123,15 +126,71 @@ fn join_text(report: &JoinReport, mode: JoinMode) -> String {
         to => format!("cluster {to}"),
     };
     let mut text = format!("{machine} {leaves} cluster {} for: {to}.\n", report.from);
-    let named = report.units.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let rest = report.units.len().saturating_sub(NAMED);
-    let more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
+    let listed = named(&report.units);
     text.push_str(&match (report.units.len(), mode) {
-        (0, _) => "It has no units.\n".to_owned(),
-        (_, JoinMode::Adopt) => format!("Its units {units} with it and run on: {named}{more}.\n"),
+        (0, _) if report.missing.is_empty() => "It has no units.\n".to_owned(),
+        (0, _) => String::new(),
+        (_, JoinMode::Adopt) => format!("Its units {units} with it and run on: {listed}.\n"),
         (_, JoinMode::Abandon) => {
-            format!("Its units are given up, those that run go on and belong to nobody: {named}{more}.\n")
+            format!("Its units are given up, those that run go on and belong to nobody: {listed}.\n")
         }
     });
+    if !report.missing.is_empty() {
+        let (stay, again) = if report.done {
+            let back = format!("move {} back to {} and run this again", report.store, report.store_before);
+            ("have not come", back)
+        } else {
+            ("do not come", "run this".to_owned())
+        };
+        text.push_str(&format!(
+            "Not in the cluster: destroyed there, or submitted here after the export: {}. They {stay}; those that run go on and belong to nobody. To bring one, {again} with --bring UNIT.\n",
+            named(&report.missing)
+        ));
+    }
+    if report.done {
+        text.push_str(&format!("Its own store is kept in {}.\n", report.store));
+    }
     text
+}
+
+fn named(units: &[String]) -> String {
+    let named = units.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match units.len().saturating_sub(NAMED) {
+        0 => named,
+        rest => format!("{named} and {rest} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_lists_apart_what_the_cluster_does_not_have_and_says_how_to_bring_it() {
+        let report = JoinReport {
+            from: "ours".into(),
+            to: "ours".into(),
+            units: vec!["a.service".into()],
+            missing: vec!["b.service".into(), "x.service".into()],
+            store: "/var/lib/fleet/registry".into(),
+            store_before: "/var/lib/fleet/registry".into(),
+            ..JoinReport::default()
+        };
+        let dry = join_text(&report, JoinMode::Adopt);
+        assert!(
+            dry.contains("run on: a.service.\nNot in the cluster: destroyed there, or submitted here"),
+            "{dry}"
+        );
+        assert!(
+            dry.contains("b.service, x.service. They do not come") && dry.contains("--bring UNIT"),
+            "{dry}"
+        );
+        let store = "/var/lib/fleet/registry.moved.1".to_owned();
+        let done = join_text(&JoinReport { done: true, store, ..report }, JoinMode::Adopt);
+        assert!(
+            done.contains("move /var/lib/fleet/registry.moved.1 back to /var/lib/fleet/registry "),
+            "{done}"
+        );
+        assert!(done.ends_with("Its own store is kept in /var/lib/fleet/registry.moved.1.\n"), "{done}");
+    }
 }

@@ -148,7 +148,12 @@ impl Machine {
     }
 
     async fn ask(&self, mode: JoinMode) -> Result<JoinReport, JoinError> {
-        let request = JoinRequest { mode, yes: true, by: "operator".to_owned() };
+        self.ask_bringing(mode, &[]).await
+    }
+
+    async fn ask_bringing(&self, mode: JoinMode, bring: &[&str]) -> Result<JoinReport, JoinError> {
+        let bring = bring.iter().map(|name| (*name).to_owned()).collect();
+        let request = JoinRequest { mode, bring, yes: true, by: "operator".to_owned() };
         self.join.join(&request, &asked()).await
     }
 
@@ -222,6 +227,10 @@ impl Way {
         }
     }
 
+    fn bring(self) -> &'static [&'static str] {
+        if self == Way::AfterAnImport { &["x.service"] } else { &[] }
+    }
+
     fn units(self) -> Vec<(UnitName, &'static str)> {
         let names: &[(&str, &'static str)] = match self {
             Way::AllMoves | Way::IntoAnother => &[("a.service", "ua"), ("b.service", "ub")],
@@ -256,14 +265,14 @@ async fn p1_a_join_that_breaks_off_at_any_call_is_repeated_to_the_end() {
                 let what = format!("{way:?}, {fault:?} after {after} calls");
                 let machine = way.machine().await;
                 machine.store.inject(Injection::next(fault.clone()).of_client("join").after(after));
-                let mut answer = machine.ask(way.mode()).await;
+                let mut answer = machine.ask_bringing(way.mode(), way.bring()).await;
                 let struck = answer.is_err();
                 machine.store.clear_faults();
                 for _ in 0..3 {
                     no_second_owner(&machine.there().await, &what);
                     let Err(error) = &answer else { break };
                     assert!(machine.has_own_store(), "{what}: {error}");
-                    answer = machine.ask(way.mode()).await;
+                    answer = machine.ask_bringing(way.mode(), way.bring()).await;
                 }
                 let report = answer.unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert!(report.done && machine.was_put_aside() && !machine.has_own_store(), "{what}");
@@ -383,4 +392,36 @@ async fn a_store_whose_opening_breaks_off_is_told_and_not_taken_for_none() {
         "{error}"
     );
     assert!(error.to_string().contains("nothing was changed"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_units_destroyed_since_an_import_stay_away_are_told_and_can_be_brought_from_where_the_store_is_kept()
+ {
+    let machine = Way::AfterAnImport.machine().await;
+    let other = registry(&machine.store, "other");
+    let gone = unit("b.service", "ub").into_iter().filter(|(key, _)| !key.starts_with("contents/"));
+    let gone = gone.map(|(key, _)| Op::delete(format!("{}{key}", other.keys().prefix()))).collect();
+    assert!(other.store().txn(Txn::of(gone)).await.unwrap().succeeded);
+    let unknown = machine.ask_bringing(JoinMode::Adopt, &["nobody.service"]).await.unwrap_err();
+    assert!(matches!(&unknown, JoinError::NotHere { names } if names == &["nobody.service"]), "{unknown}");
+
+    let request = JoinRequest { mode: JoinMode::Adopt, ..JoinRequest::default() };
+    let dry = machine.join.join(&request, &asked()).await.unwrap();
+    assert_eq!(
+        (dry.units, dry.missing),
+        (vec!["a.service".to_owned()], vec!["b.service".into(), "x.service".into()])
+    );
+    let report = machine.ask(JoinMode::Adopt).await.unwrap();
+    assert_eq!(report.missing, ["b.service", "x.service"]);
+    let names = |there: Snapshot| there.units.keys().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(machine.there().await), ["a.service"]);
+    assert!(Path::new(&report.store).ends_with("registry.moved.1") && !machine.has_own_store(), "{report:?}");
+
+    // As the report says: put back where it was, it brings what is named.
+    tokio::time::resume();
+    std::fs::rename(&report.store, &report.store_before).unwrap();
+    tokio::time::pause();
+    let report = machine.ask_bringing(JoinMode::Adopt, &["x.service"]).await.unwrap();
+    assert_eq!((report.done, report.missing), (true, vec!["b.service".to_owned()]));
+    assert_eq!(names(machine.there().await), ["a.service", "x.service"]);
 }

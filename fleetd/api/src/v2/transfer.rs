@@ -47,6 +47,8 @@ pub enum JoinMode {
 #[serde(default, rename_all = "camelCase")]
 pub struct JoinRequest {
     pub mode: JoinMode,
+    /// Of [`JoinReport::missing`]: come as well.
+    pub bring: Vec<String>,
     pub yes: bool,
     pub by: String,
 }
@@ -59,7 +61,14 @@ pub struct JoinReport {
     pub from: String,
     /// The cluster that it joins; `from` if the store had none and all of it moves. Empty: a new one will be made.
     pub to: String,
-    /// Units that its own store has.
+    /// Units that its own store has, without those in `missing`.
     pub units: Vec<String>,
+    /// If the cluster was made from an export of the own store: units of it that the cluster does not have. They were
+    /// destroyed there, or submitted here after the export, and do not come, unless they are named in `bring`.
+    pub missing: Vec<String>,
+    /// Where the own store is; after the join, where it was put.
+    pub store: String,
+    /// Where it has to lie, for another join with what is in it.
+    pub store_before: String,
     pub done: bool,
 }

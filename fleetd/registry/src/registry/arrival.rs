@@ -3,6 +3,8 @@
 //!
 //! Called by the shell's `join`. Every call may be repeated until all of it is there; what is there and newer stays.
 
+use std::collections::BTreeSet;
+
 use fleet_core::records::{
     Counters, DesiredState, EventNote, MachineRecord, Order, Placement, SCHEMA, Stamp, UnitRecord, Versioned,
     Wanted,
@@ -18,10 +20,28 @@ use crate::codec::{decode, encode};
 use crate::keys::{Area, Key};
 use crate::store::{Compare, KeyValue, Op, OpReply, Range, Txn};
 
+/// Which units of a document may come that the cluster does not have.
+#[derive(Clone, Copy, Debug)]
+pub enum Coming<'a> {
+    All,
+    /// The cluster was made from an earlier document of the same store: what it does not have was destroyed in it, or
+    /// submitted to the store after that document. Only these come.
+    Named(&'a BTreeSet<UnitName>),
+}
+
+impl Coming<'_> {
+    fn includes(self, name: &UnitName) -> bool {
+        match self {
+            Coming::All => true,
+            Coming::Named(names) => names.contains(name),
+        }
+    }
+}
+
 /// How taking units in ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// Every unit of the document is there, in its newest state. So many were written.
+    /// Every unit of the document that comes is there, in its newest state. So many were written.
     Done { units: usize },
     /// Units of these names are there, with another uid.
     Taken { names: Vec<UnitName> },
@@ -32,7 +52,8 @@ pub enum Merged {
 /// What became of one unit.
 enum Arrived {
     Written,
-    AsItWas,
+    /// As it was, or not there and not to come.
+    LeftAlone,
     Taken,
     NoCluster,
 }
@@ -93,6 +114,19 @@ impl Registry {
         Err(RegistryError::Contended { doing: DOING, key, attempts: ATTEMPTS })
     }
 
+    /// Names of units in the document that this registry does not have: none of that name, or another one.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn missing(&self, export: &Export) -> Result<Vec<UnitName>, RegistryError> {
+        let known = self.read(&[Area::Units]).await?;
+        let is_missing = |name: &UnitName| match known.units.get(name) {
+            Some(unit) => unit_of(export, name).is_none_or(|ours| ours.uid != unit.value.uid),
+            None => !known.undecodable.iter().any(|unreadable| unreadable.key == Key::Unit(name.clone())),
+        };
+        Ok(export.units().filter(|name| is_missing(name)).cloned().collect())
+    }
+
     /// Names of units in the document that this registry has as well, with another uid.
     ///
     /// # Errors
@@ -135,7 +169,7 @@ impl Registry {
 
     /// Takes the units of a document in, with what `machine` has of them: orders and state rows. That machine has to be
     /// present, so that its units are nobody else's to place. Of what is there with the same uid the later state counts:
-    /// what was asked of the unit here after an earlier export comes too.
+    /// what was asked of the unit here after an earlier export comes too. What is not there comes as `coming` says.
     ///
     /// # Errors
     /// `Store`, `OnHold`, `Contended`: some units may have been taken in; repeat the call.
@@ -143,10 +177,12 @@ impl Registry {
         &self,
         export: &Export,
         machine: &MachineId,
+        coming: Coming<'_>,
         asked: &Asked,
     ) -> Result<Merged, RegistryError> {
         const DOING: &str = "taking in a machine's units";
-        let names = self.taken(export).await?;
+        let mut names = self.taken(export).await?;
+        names.retain(|name| coming.includes(name));
         if !names.is_empty() {
             return Ok(Merged::Taken { names });
         }
@@ -161,9 +197,9 @@ impl Registry {
         }
         let (mut units, mut names) = (0, Vec::new());
         for name in export.units() {
-            match self.take_one_in(DOING, export, machine, name, asked).await? {
+            match self.take_one_in(DOING, export, machine, name, coming.includes(name), asked).await? {
                 Arrived::Written => units += 1,
-                Arrived::AsItWas => {}
+                Arrived::LeftAlone => {}
                 Arrived::Taken => names.push(name.clone()),
                 Arrived::NoCluster => return Ok(Merged::NoCluster),
             }
@@ -177,6 +213,7 @@ impl Registry {
         export: &Export,
         machine: &MachineId,
         name: &UnitName,
+        comes: bool,
         asked: &Asked,
     ) -> Result<Arrived, RegistryError> {
         let unit = Key::Unit(name.clone());
@@ -189,22 +226,29 @@ impl Registry {
         let found = keys.iter().filter_map(|key| Some((key, export.entries.get(key)?)));
         let whole: Vec<Op> = found.map(|(key, value)| Op::put(self.key(key), portable(key, value))).collect();
         let fence = [Compare::absent(self.key(&Key::Hold)), Compare::present(self.key(&Key::Cluster))];
-        let (mut ops, mut as_found, mut why) =
-            (whole, Compare::absent(self.key(&unit)), format!("came with machine {machine}"));
+        // What to write, and for which state of the unit there. One that must not come anew is looked at first.
+        let absent = Compare::absent(self.key(&unit));
+        let mut step = comes.then(|| (whole, absent, format!("came with machine {machine}")));
         for _ in 0..ATTEMPTS {
-            let note = EventNote {
-                kind: "unit-taken-in".to_owned(),
-                unit: Some(name.clone()),
-                machine: Some(machine.clone()),
-                why: why.clone(),
-            };
-            let mut then = ops.clone();
-            then.extend(self.log(asked, vec![note]));
             let looks = [&unit, &Key::Hold, &Key::Cluster];
             let looks = looks.map(|key| Op::range(Range::key(self.key(key)))).to_vec();
-            let compares = std::iter::once(as_found.clone()).chain(fence.iter().cloned()).collect();
-            let reply = self.txn(doing, Txn::of(then).when(compares).otherwise(looks)).await?;
-            if reply.succeeded {
+            let txn = match &step {
+                Some((ops, as_found, why)) => {
+                    let note = EventNote {
+                        kind: "unit-taken-in".to_owned(),
+                        unit: Some(name.clone()),
+                        machine: Some(machine.clone()),
+                        why: why.clone(),
+                    };
+                    let mut then = ops.clone();
+                    then.extend(self.log(asked, vec![note]));
+                    let compares = std::iter::once(as_found.clone()).chain(fence.iter().cloned());
+                    Txn::of(then).when(compares.collect()).otherwise(looks)
+                }
+                None => Txn::of(looks),
+            };
+            let reply = self.txn(doing, txn).await?;
+            if reply.succeeded && step.is_some() {
                 return Ok(Arrived::Written);
             }
             let mut looked = reply.replies.into_iter().map(first);
@@ -214,16 +258,20 @@ impl Registry {
                 return Ok(Arrived::NoCluster);
             }
             self.refuse_hold(doing, hold.as_ref())?;
-            let (Some(ours), Some(kv)) = (unit_of(export, name), there) else { continue };
+            let (Some(ours), Some(kv)) = (unit_of(export, name), there) else {
+                // Destroyed since the last look, perhaps.
+                if comes { continue } else { return Ok(Arrived::LeftAlone) }
+            };
             match decode::<UnitRecord>(&unit, &kv.value) {
+                Ok(theirs) if theirs.uid != ours.uid && !comes => return Ok(Arrived::LeftAlone),
                 Ok(theirs) if theirs.uid != ours.uid => return Ok(Arrived::Taken),
                 Err(_) => return Ok(Arrived::Taken),
-                Ok(theirs) if !follows(&ours, &theirs) => return Ok(Arrived::AsItWas),
+                Ok(theirs) if !follows(&ours, &theirs) => return Ok(Arrived::LeftAlone),
                 // The engine orders what has changed; what the machine has done of it already it does not do again.
                 Ok(_) => {
-                    ops = vec![Op::put(self.key(&unit), encode(&ours))];
-                    as_found = Compare::mod_revision(self.key(&unit), kv.mod_revision);
-                    why = format!("asked for before machine {machine} came");
+                    let put = vec![Op::put(self.key(&unit), encode(&ours))];
+                    let as_found = Compare::mod_revision(self.key(&unit), kv.mod_revision);
+                    step = Some((put, as_found, format!("asked for before machine {machine} came")));
                 }
             }
         }
