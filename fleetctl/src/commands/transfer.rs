@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context as _;
-use fleet_api::v2::{ImportRequest, JoinMode, JoinReport, JoinRequest};
+use fleet_api::v2::{ExpectedMachine, ImportRequest, JoinMode, JoinReport, JoinRequest};
 
 use unit_files::client_unit_name;
 
@@ -70,17 +70,25 @@ pub async fn import(connection: &Connection, command: Import) -> anyhow::Result<
         let (stops, starts) = if report.done { ("Stops", "Starts") } else { ("Would stop", "Would start") };
         output::raw(effects(stops, &report.would_stop))?;
         output::raw(effects(starts, &report.would_start))?;
-        if report.machines > 1 {
-            output::line(
-                "The other machines follow the document when they come; what that stops or starts there is not known here.",
-            )?;
-        }
+        output::raw(expected_text(&report.expected))?;
     }
     if report.done {
         return Ok(Exit::DONE);
     }
     output::note("Nothing was changed. Run it again with --yes to import it.");
     Ok(Exit::FAILED)
+}
+
+fn expected_text(expected: &[ExpectedMachine]) -> String {
+    if expected.is_empty() {
+        return String::new();
+    }
+    let mut text = "Expected, until they come to this store; the units of each wait for it:\n".to_owned();
+    for ExpectedMachine { machine, units } in expected {
+        text.push_str(&format!("  {machine} with {units} units\n"));
+    }
+    text.push_str("What they stop or start when they come is not known here. For one that is off and will never come, as after new hardware: fleetctl machine confirm-dead ID\n");
+    text
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -164,6 +172,17 @@ fn named(units: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_import_names_the_machines_that_units_wait_for_and_what_to_do_about_one_that_never_comes() {
+        let expected = [ExpectedMachine { machine: "1f0c44d2".into(), units: 10 }];
+        let text = expected_text(&expected);
+        assert!(
+            text.contains("1f0c44d2 with 10 units") && text.contains("machine confirm-dead ID"),
+            "{text}"
+        );
+        assert_eq!(expected_text(&[]), "");
+    }
 
     #[test]
     fn a_join_lists_apart_what_the_cluster_does_not_have_and_says_how_to_bring_it() {

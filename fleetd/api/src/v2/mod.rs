@@ -30,7 +30,7 @@ pub use progress::{MachineProgress, Phase, Progress, WaitFor, WaitLine, WaitRequ
 pub use remote::{JournalLine, StatusReport};
 pub use request::{Action, ActionResult, ChangeReport, ChangeRequest, Verb};
 pub use state::{StateList, StateView};
-pub use transfer::{ImportReport, ImportRequest, JoinMode, JoinReport, JoinRequest};
+pub use transfer::{ExpectedMachine, ImportReport, ImportRequest, JoinMode, JoinReport, JoinRequest};
 pub use unit::{
     CountersView, DecisionView, OrderView, PlacementView, RefusalHoldView, UnitList, UnitView, UnreadableUnit,
 };

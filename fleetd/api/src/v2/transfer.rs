@@ -22,6 +22,8 @@ pub struct ImportReport {
     pub epoch: u64,
     pub units: usize,
     pub machines: usize,
+    /// The document's other machines. What is on them stays there until they come.
+    pub expected: Vec<ExpectedMachine>,
     /// When what it holds was changed last.
     pub newest: u64,
     /// What runs on the machine that answers, and would be stopped or restarted. What the other machines would do is
@@ -29,6 +31,14 @@ pub struct ImportReport {
     pub would_stop: Vec<AdoptEffect>,
     pub would_start: Vec<AdoptEffect>,
     pub done: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ExpectedMachine {
+    pub machine: String,
+    /// Units that the document has on it.
+    pub units: usize,
 }
 
 /// What becomes of the units that a machine had in its own store.

@@ -16,6 +16,10 @@ pub enum Ineligible {
     Absent {
         since: Option<Timestamp>,
     },
+    /// Its records were imported, or it joins, and it has not come yet.
+    Expected {
+        machine: MachineId,
+    },
     Forgotten,
     /// Present, but what the operator says of it is not known.
     NoRecord {
@@ -56,6 +60,7 @@ impl Ineligible {
     pub fn code(&self) -> &'static str {
         match self {
             Ineligible::Absent { .. } => "machine-absent",
+            Ineligible::Expected { .. } => "machine-expected",
             Ineligible::Forgotten => "machine-forgotten",
             Ineligible::NoRecord { .. } => "machine-unreadable",
             Ineligible::Cordoned => "machine-cordoned",
@@ -84,6 +89,11 @@ impl fmt::Display for Ineligible {
         match self {
             Ineligible::Absent { since: Some(_) } => f.write_str("the machine is lost"),
             Ineligible::Absent { since: None } => f.write_str("the machine is not present"),
+            Ineligible::Expected { machine } => write!(
+                f,
+                "the machine is expected: it has not come since the import, and what is on it stays there. If it is off \
+                 and will not come, `fleetctl machine confirm-dead {machine}`"
+            ),
             Ineligible::Forgotten => f.write_str("the machine was forgotten"),
             Ineligible::NoRecord { machine } => write!(
                 f,
@@ -150,6 +160,9 @@ pub fn verdict(
     let requirements = unit.requirements();
     if view.is_forgotten() {
         return Err(Ineligible::Forgotten);
+    }
+    if view.is_expected() {
+        return Err(Ineligible::Expected { machine: board.id(slot).clone() });
     }
     if !view.is_present() {
         return Err(Ineligible::Absent { since: view.lost().map(|l| l.record.value.since) });

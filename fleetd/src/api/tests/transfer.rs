@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use fleet_api::paths;
 use fleet_api::v2::{ImportReport, ImportRequest, JoinReport, JoinRequest, Verb};
 use fleet_core::store_trust::Trust;
-use fleet_core::{ClusterId, Epoch};
+use fleet_core::{ClusterId, Epoch, MachineId};
 use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::Asked;
 use serde_json::json;
@@ -112,6 +112,32 @@ async fn a_backup_is_previewed_and_then_takes_the_place_of_a_new_machines_cluste
     assert_eq!((record.id.as_str(), record.epoch, found.units.len()), ("backup", Epoch(5), 2));
     // Below the cluster's, so that it anchors anew; and no lower, so that a repetition would not come to a lower epoch.
     assert_eq!(disk.member(), Some((ClusterId::parse("backup").unwrap(), Epoch(4))));
+}
+
+#[tokio::test]
+async fn a_backup_on_other_hardware_names_the_machines_that_its_units_wait_for() {
+    let from = Lab::start().await;
+    for (sequence, unit) in [(1, "a.service"), (2, "b.service")] {
+        from.one(&format!("r{sequence}"), Verb::Start, unit, Some(TEXT)).await;
+        from.place(unit, OWN, sequence, Some("active")).await;
+    }
+    let records = [(OWN, json!({"v": 1})), ("m-old", json!({"v": 1})), ("m-gone", json!({"v": 1, "forgotten": {"at": 1}}))];
+    for (id, record) in records {
+        from.write(&Key::Machine(MachineId::parse(id).unwrap()), record).await;
+    }
+    let document = from.registry.export().await.unwrap().unwrap().to_document();
+    // Everything that was on the machine was on another one.
+    let document = document.replace("\"ours\"", "\"backup\"").replace("\\\"ours\\\"", "\\\"backup\\\"");
+    let document = document.replace(OWN, "m-off");
+    let (lab, _) = member_of("ours").await;
+    let dry = import(&lab, &document, false).await.unwrap();
+    let expected: Vec<_> =
+        dry.expected.iter().map(|machine| (machine.machine.as_str(), machine.units)).collect();
+    assert!(
+        expected.contains(&("m-old", 0)) && !expected.iter().any(|(id, _)| *id == "m-gone"),
+        "{expected:?}"
+    );
+    assert!(expected.contains(&("m-off", 2)), "{expected:?}");
 }
 
 #[tokio::test]

@@ -27,7 +27,11 @@ pub(super) async fn list(State(api): State<Api>) -> Answer {
 }
 
 pub(super) fn state(snapshot: &Snapshot, id: &MachineId) -> MachineState {
-    let is_expected = snapshot.machines.get(id).is_some_and(|record| record.value.expected.is_some());
+    // Not any more, if the operator has said that it is off.
+    let is_expected = snapshot
+        .machines
+        .get(id)
+        .is_some_and(|record| record.value.expected.is_some() && record.value.confirmed_dead.is_none());
     let is_forgotten = snapshot.machines.get(id).is_some_and(|record| record.value.forgotten.is_some());
     match (snapshot.presence.contains_key(id), snapshot.lost.contains_key(id)) {
         _ if is_forgotten => MachineState::Forgotten,

@@ -3,10 +3,12 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
-use fleet_api::v2::{ImportReport, ImportRequest, JoinRequest};
-use fleet_core::ClusterId;
+use fleet_api::v2::{ExpectedMachine, ImportReport, ImportRequest, JoinRequest};
+use fleet_core::records::Wanted;
+use fleet_core::{ClusterId, MachineId};
 use fleet_registry::registry::document::Export;
 use fleet_registry::registry::import::{Begun, Imported, Importer};
+use fleet_registry::registry::snapshot::Snapshot;
 
 use super::super::Failure;
 use super::super::ports::SessionReport;
@@ -37,12 +39,14 @@ pub(super) async fn import(State(api): State<Api>, body: Body) -> Answer {
     if let Some(refused) = api.registry.refuses_import(&export, &by).await? {
         return Err(not_imported(&api, &refused));
     }
-    let (would_stop, would_start) = own_effects(&api, &export.snapshot());
+    let snapshot = export.snapshot();
+    let (would_stop, would_start) = own_effects(&api, &snapshot);
     let mut report = ImportReport {
         cluster: export.cluster.id.to_string(),
         epoch: by.epoch_of(&export).0,
         units: export.units().count(),
         machines: export.machines().count(),
+        expected: expected(&snapshot, &api.machine),
         newest: export.newest().0,
         would_stop,
         would_start,
@@ -68,6 +72,17 @@ pub(super) async fn import(State(api): State<Api>, body: Body) -> Answer {
         }
         refused => Err(not_imported(&api, &refused)),
     }
+}
+
+/// Machines that the import waits for: the document has them, and they are not the one that imports.
+fn expected(document: &Snapshot, machine: &MachineId) -> Vec<ExpectedMachine> {
+    let others =
+        document.machines.iter().filter(|(id, record)| *id != machine && record.value.forgotten.is_none());
+    let units = |id: &MachineId| {
+        let orders = document.orders.get(id).into_iter().flatten();
+        orders.filter(|(_, order)| order.value.wanted != Wanted::Gone).count()
+    };
+    others.map(|(id, _)| ExpectedMachine { machine: id.to_string(), units: units(id) }).collect()
 }
 
 fn not_imported(api: &Api, refused: &Imported) -> Failure {

@@ -145,6 +145,12 @@ fn p1_a_machine_that_has_not_come_since_an_import_is_not_lost_and_keeps_its_unit
     }
     assert!(kit.lost.is_empty());
     assert_eq!(kit.at("a.service"), ["m1"]);
+    let why = explain(&kit.world, &name("a.service"), kit.now).unwrap();
+    let against =
+        why.machines.iter().find(|verdict| verdict.machine.as_str() == "m1").unwrap().against.clone();
+    let against = against.expect("it is not there");
+    assert_eq!(against.code(), "machine-expected");
+    assert!(against.to_string().contains("fleetctl machine confirm-dead m1"), "{against}");
     // Nothing new comes to it.
     kit.launch("b.service", "");
     kit.converge();

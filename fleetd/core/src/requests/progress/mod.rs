@@ -197,7 +197,7 @@ fn everywhere(world: &World, waited: &Waited, unit: &UnitRecord, now: Timestamp)
             (Some(_), _) | (None, None) => {
                 machines.push((verdict.machine, OnMachine::waiting(row, unit.changed.at)));
             }
-            (None, Some(Ineligible::Absent { .. })) => {}
+            (None, Some(Ineligible::Absent { .. } | Ineligible::Expected { .. })) => {}
             (None, Some(against)) => {
                 let line = lines.entry(against.code()).or_insert_with(|| DecisionLine {
                     code: against.code().to_owned(),
