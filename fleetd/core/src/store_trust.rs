@@ -83,7 +83,9 @@ impl Trust {
             }
             Trust::Foreign { found } => format!(
                 "the store belongs to another cluster ({found}); nothing is stopped. Check `etcd_servers` and \
-                 `etcd_key_prefix`, or restore a backup of this cluster's store"
+                 `etcd_key_prefix`, or restore a backup of this cluster's store. A machine that has no units to keep \
+                 joins that cluster anew: stop fleetd, remove /var/lib/fleet/member.json (below `state_directory`), and \
+                 start it"
             ),
             Trust::Unsettled { why } => why.clone(),
             Trust::RolledBack { why } | Trust::Held { why } => format!(
@@ -196,6 +198,8 @@ mod tests {
             judge(Some(&member()), view(Some(&other), None, 1)),
             Trust::Foreign { found: id("theirs") }
         );
+        let remedy = Trust::Foreign { found: id("theirs") }.remedy();
+        assert!(remedy.contains("remove /var/lib/fleet/member.json"), "no way out: {remedy}");
         assert_eq!(judge(None, view(None, None, 1)), Trust::Create);
         assert_eq!(judge(None, view(Some(&other), None, 1)), Trust::Join);
     }
