@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_api::v2::{JoinMode, JoinReport, JoinRequest};
-use fleet_core::records::{ClusterRecord, Extra, SCHEMA, Settings, Stamp};
+use fleet_core::records::{ClusterRecord, Extra, ImportRecord, SCHEMA, Settings, Stamp};
 use fleet_core::{ClusterId, Epoch, MachineId, Revision};
 use fleet_registry::Registry;
 use fleet_registry::embedded::{EmbeddedStore, OpenError};
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tracing::info;
 use unit_files::UnitName;
 
+use crate::claim;
 use crate::member::{MemberError, MemberFile};
 use crate::session::SessionState;
 use crate::store::embedded_directory;
@@ -64,11 +65,8 @@ pub enum JoinError {
         "{path} holds something else already ({sample}); choose another etcd_key_prefix, or remove what is there"
     )]
     NotEmpty { path: String, sample: String },
-    #[error(
-        "cluster {cluster} is being imported into the store, begun by {by}; send the same request again when that is \
-         done. If it broke off, repeat it; if it is not wanted any more, remove everything below {path}"
-    )]
-    Underway { cluster: ClusterId, by: String, path: String },
+    #[error("{text}; send the same request again when that is done. Until then {remedy}")]
+    Underway { cluster: ClusterId, text: String, remedy: String },
     #[error(
         "the session did not join cluster {cluster} within {JOINS_WITHIN:?}; send the same request again"
     )]
@@ -211,11 +209,15 @@ impl Join {
                 Err(JoinError::NotEmpty { path: self.registry.keys().prefix().to_owned(), sample })
             }
             Imported::OtherMember { cluster } => Err(JoinError::NotJoined { cluster }),
-            Imported::Underway { by, .. } => Err(JoinError::Underway {
-                cluster: by.cluster,
-                by: by.begun.by,
-                path: self.registry.keys().prefix().to_owned(),
-            }),
+            Imported::Underway { by, sample } => Err(self.underway(&by, sample.as_deref())),
+        }
+    }
+
+    fn underway(&self, by: &ImportRecord, sample: Option<&str>) -> JoinError {
+        JoinError::Underway {
+            cluster: by.cluster.clone(),
+            text: claim::text(by, sample),
+            remedy: claim::remedy(&self.registry),
         }
     }
 
@@ -265,6 +267,7 @@ impl Join {
         match self.registry.create_cluster(&record).await? {
             Created::Done(_) => self.anchor(export, id, record.epoch, asked).await,
             Created::Exists(found) => self.enter(&found.value.id, export, asked).await,
+            Created::Importing(by) => Err(self.underway(&by, None)),
             Created::NotEmpty { sample, .. } => {
                 Err(JoinError::NotEmpty { path: self.registry.keys().prefix().to_owned(), sample })
             }

@@ -5,6 +5,7 @@
 //! | [`config`] | what an operator sets |
 //! | [`store`] | where the registry lies: etcd, or this machine's own disk |
 //! | [`identity`], [`member`] | who this machine is, and which cluster it belongs to |
+//! | [`claim`] | what is said of an import that has the store for itself |
 //! | [`join`] | its move from its own store to the cluster's |
 //! | [`session`] | its presence in the registry, and whether the store is trusted |
 //! | [`api`] | HTTP for operators, scripts and monitoring |
@@ -19,6 +20,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod claim;
 pub mod clock;
 pub mod config;
 mod durable;

@@ -161,6 +161,18 @@ fn status_text(view: &ClusterView) -> String {
             ),
         ));
     }
+    if let Some(import) = &view.import {
+        lines.push((
+            "IMPORT",
+            format!(
+                "of cluster {}, begun by {} at {}, goes on or broke off: {}",
+                import.cluster,
+                import.by,
+                output::time_text(import.since),
+                import.remedy
+            ),
+        ));
+    }
     if let Some(brake) = &view.brake {
         lines.push((
             "BRAKE",

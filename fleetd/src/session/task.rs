@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::{Connection, Presence, SessionOptions, SessionState};
+use crate::claim;
 
 /// Between two looks at a store that is not trusted, or does not answer; jittered.
 const RETRY: Duration = Duration::from_secs(2);
@@ -151,6 +152,10 @@ impl Task {
         match self.options.registry.create_cluster(&record).await? {
             Created::Done(_) => info!(cluster = %id, "created the cluster"),
             Created::Exists(_) => {}
+            Created::Importing(by) => {
+                self.refuse(format!("{}; {}", claim::text(&by, None), claim::remedy(&self.options.registry)));
+                return Ok(Again::Later);
+            }
             Created::NotEmpty { keys, sample } => {
                 self.refuse(format!(
                     "the prefix {} holds {keys} keys but no cluster ({sample}, ...); choose another `etcd_key_prefix`, \

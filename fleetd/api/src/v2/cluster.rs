@@ -20,6 +20,9 @@ pub struct ClusterView {
     pub hold: Option<HoldView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brake: Option<BrakeView>,
+    /// A document is being imported into this store, or was when that broke off: no cluster is in it until that is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportView>,
     pub machines: MachineCounts,
     pub units: usize,
     /// The machine that answers.
@@ -52,6 +55,16 @@ pub struct HoldView {
     pub by: String,
     pub since: u64,
     pub why: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ImportView {
+    /// The document's.
+    pub cluster: String,
+    pub by: String,
+    pub since: u64,
+    pub remedy: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,8 +19,8 @@ mod unit;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::{
-    AdoptEffect, AdoptReport, AdoptRequest, BrakeView, ClusterView, HoldView, LeaderView, LocalView,
-    MachineCounts, StoreView,
+    AdoptEffect, AdoptReport, AdoptRequest, BrakeView, ClusterView, HoldView, ImportView, LeaderView,
+    LocalView, MachineCounts, StoreView,
 };
 pub use event::{Event, EventList, EventNote};
 pub use explanation::{Explanation, MachineVerdict};

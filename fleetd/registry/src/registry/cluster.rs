@@ -1,8 +1,8 @@
 //! What concerns the cluster as a whole: making it, trusting its store, holding it, adopting it, releasing the brake.
 
 use fleet_core::records::{
-    BrakeRecord, BrakeState, ClusterRecord, EventNote, HoldRecord, MachineRecord, Stamp, Versioned,
-    WitnessRecord,
+    BrakeRecord, BrakeState, ClusterRecord, EventNote, HoldRecord, ImportRecord, MachineRecord, Stamp,
+    Versioned, WitnessRecord,
 };
 use fleet_core::store_trust::StoreView;
 use fleet_core::{Epoch, MachineId, Revision};
@@ -51,6 +51,8 @@ pub enum Created {
     Done(Revision),
     /// Another machine was first.
     Exists(Box<Versioned<ClusterRecord>>),
+    /// A document is being imported, or was when that broke off.
+    Importing(Box<ImportRecord>),
     /// The prefix holds something, but no cluster: not ours to fill. Names one of the keys.
     NotEmpty {
         keys: u64,
@@ -106,6 +108,12 @@ impl Registry {
         }
         let any = self.range(DOING, Range::new(self.keys.whole()).limit(1).select(Select::KeysOnly)).await?;
         if let Some(kv) = any.kvs.first() {
+            match self.read_record::<ImportRecord>(DOING, &Key::Import).await {
+                Ok(Some(by)) => return Ok(Created::Importing(Box::new(by.value))),
+                // One that cannot be read is something else that is there.
+                Ok(None) | Err(RegistryError::Codec { .. }) => {}
+                Err(error) => return Err(error),
+            }
             let sample = String::from_utf8_lossy(&kv.key).into_owned();
             return Ok(Created::NotEmpty { keys: any.count, sample });
         }

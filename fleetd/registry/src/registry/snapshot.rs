@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use fleet_core::records::{
-    BrakeRecord, ClusterRecord, HoldRecord, LeaderRecord, LostRecord, MachineRecord, Order, Placement,
-    PresenceRecord, StateRow, UnitRecord, Versioned,
+    BrakeRecord, ClusterRecord, HoldRecord, ImportRecord, LeaderRecord, LostRecord, MachineRecord, Order,
+    Placement, PresenceRecord, StateRow, UnitRecord, Versioned,
 };
 use fleet_core::world::Event;
 use fleet_core::{MachineId, Revision, Timestamp};
@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub cluster: Option<Versioned<ClusterRecord>>,
     /// Also present, with the reason as its text, when the hold in the registry cannot be read.
     pub hold: Option<Versioned<HoldRecord>>,
+    /// Whose import has the store for itself.
+    pub import: Option<Versioned<ImportRecord>>,
     pub brake: Option<Versioned<BrakeRecord>>,
     pub leader: Option<Versioned<LeaderRecord>>,
     pub units: BTreeMap<UnitName, Versioned<UnitRecord>>,
@@ -61,6 +63,7 @@ impl Snapshot {
         match entry {
             Entry::Cluster(record) => self.cluster = Some(*record),
             Entry::Hold(record) => self.hold = Some(*record),
+            Entry::Import(record) => self.import = Some(*record),
             Entry::Brake(record) => self.brake = Some(*record),
             Entry::Leader(record) => self.leader = Some(*record),
             Entry::Unit(unit, record) => drop(self.units.insert(unit, *record)),
@@ -70,7 +73,7 @@ impl Snapshot {
             Entry::Lost(id, record) => drop(self.lost.insert(id, *record)),
             Entry::Order(id, unit, order) => drop(self.orders.entry(id).or_default().insert(unit, *order)),
             Entry::State(id, unit, row) => drop(self.states.entry(id).or_default().insert(unit, *row)),
-            Entry::Import(_) | Entry::Content(..) | Entry::Witness(..) | Entry::Event(..) => {}
+            Entry::Content(..) | Entry::Witness(..) | Entry::Event(..) => {}
         }
     }
 

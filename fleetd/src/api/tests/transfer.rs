@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_api::paths;
-use fleet_api::v2::{ImportReport, ImportRequest, JoinReport, JoinRequest, Verb};
+use fleet_api::v2::{ClusterView, HealthView, ImportReport, ImportRequest, JoinReport, JoinRequest, Verb};
 use fleet_core::store_trust::Trust;
 use fleet_core::{ClusterId, Epoch, MachineId};
 use fleet_registry::keys::{Area, Key};
@@ -121,7 +121,11 @@ async fn a_backup_on_other_hardware_names_the_machines_that_its_units_wait_for()
         from.one(&format!("r{sequence}"), Verb::Start, unit, Some(TEXT)).await;
         from.place(unit, OWN, sequence, Some("active")).await;
     }
-    let records = [(OWN, json!({"v": 1})), ("m-old", json!({"v": 1})), ("m-gone", json!({"v": 1, "forgotten": {"at": 1}}))];
+    let records = [
+        (OWN, json!({"v": 1})),
+        ("m-old", json!({"v": 1})),
+        ("m-gone", json!({"v": 1, "forgotten": {"at": 1}})),
+    ];
     for (id, record) in records {
         from.write(&Key::Machine(MachineId::parse(id).unwrap()), record).await;
     }
@@ -138,6 +142,29 @@ async fn a_backup_on_other_hardware_names_the_machines_that_its_units_wait_for()
         "{expected:?}"
     );
     assert!(expected.contains(&("m-off", 2)), "{expected:?}");
+}
+
+#[tokio::test]
+async fn an_import_that_broke_off_is_told_by_status_health_and_whoever_it_refuses() {
+    let (_from, document) = backup().await;
+    let lab = Lab::start().await;
+    lab.delete(&Key::Cluster).await;
+    let begun = json!({"by": "me@m9", "at": 1_795_506_840_116_u64, "why": "imported"});
+    lab.write(&Key::Import, json!({"cluster": "another", "begun": begun})).await;
+    let last = format!("`etcdctl del --prefix {}`", lab.registry.keys().prefix());
+    let status = lab.client().get::<ClusterView>(paths::CLUSTER).await.unwrap();
+    let import = status.import.expect("it has the store for itself");
+    assert_eq!((import.cluster.as_str(), import.by.as_str()), ("another", "me@m9"));
+    assert!(import.since == 1_795_506_840_116 && import.remedy.contains(&last), "{import:?}");
+    let refused = self::import(&lab, &document, true).await.unwrap_err().to_string();
+    let health = lab.client().get::<HealthView>(paths::CLUSTER_HEALTH).await.unwrap();
+    let problem = health.problems.iter().find(|problem| problem.code == "import").expect("it is one");
+    assert!(!health.healthy);
+    for told in [refused, format!("{} {}", problem.text, problem.remedy)] {
+        for part in ["cluster another", "begun by me@m9 at 2026-11-24T07:54:00Z", last.as_str()] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
 }
 
 #[tokio::test]

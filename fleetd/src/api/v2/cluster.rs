@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use fleet_api::v2::{
-    AdoptEffect, AdoptReport, AdoptRequest, BrakeView, ClusterView, Done, HoldView, LeaderView, LocalView,
-    MachineCounts, MachineState, Requester, StoreView,
+    AdoptEffect, AdoptReport, AdoptRequest, BrakeView, ClusterView, Done, HoldView, ImportView, LeaderView,
+    LocalView, MachineCounts, MachineState, Requester, StoreView,
 };
 use fleet_core::records::{
     BrakeCause, BrakeRecord, BrakeState, DesiredState, RowPhase, Stamp, StateRow, Wanted,
@@ -26,12 +26,14 @@ use super::super::state::Api;
 use super::super::views;
 use super::machines::state;
 use super::{Answer, document, json};
+use crate::claim;
 
 /// Answers also without the registry: then it says so, and what this machine itself knows.
 pub(super) async fn get(State(api): State<Api>) -> Answer {
     let areas = [
         Area::One(Key::Cluster),
         Area::One(Key::Hold),
+        Area::One(Key::Import),
         Area::One(Key::Brake),
         Area::One(Key::Leader),
         Area::Units,
@@ -69,6 +71,12 @@ pub(super) async fn get(State(api): State<Api>) -> Answer {
             by: hold.value.by.to_string(),
             since: hold.value.since.0,
             why: hold.value.why.clone(),
+        }),
+        import: snapshot.import.as_ref().map(|import| ImportView {
+            cluster: import.value.cluster.to_string(),
+            by: import.value.begun.by.clone(),
+            since: import.value.begun.at.0,
+            remedy: claim::remedy(&api.registry),
         }),
         brake: snapshot.brake.as_ref().map(|brake| brake_view(&brake.value)),
         machines: counts(&snapshot),

@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 
 use axum::extract::State;
 use fleet_api::v2::{EndpointView, HealthView, LocalView, MemberView, ProblemView};
+use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::upkeep::COMPACT_EVERY;
 use fleet_registry::store::{Alarm, EndpointReport, MemberInfo, StoreError, StoreHealth, StoreKind};
 
 use super::super::state::Api;
 use super::{Answer, cluster, json, own_store, strangers};
+use crate::claim;
 
 /// A history longer than this was not compacted when it should have been, three times.
 const HISTORY_MOST: u64 = 3 * COMPACT_EVERY.unsigned_abs();
@@ -23,7 +25,22 @@ pub(super) async fn get(State(api): State<Api>) -> Answer {
     let store = api.registry.store();
     let health = store.health().await;
     let ours = strangers::ours(&api, &health).await;
-    json(&judge(store.kind(), &health, cluster::local(&api), ours))
+    let mut view = judge(store.kind(), &health, cluster::local(&api), ours);
+    if view.endpoints.iter().any(|endpoint| endpoint.reachable)
+        && let Some(problem) = import(&api).await
+    {
+        view.healthy = false;
+        view.problems.insert(0, problem);
+    }
+    json(&view)
+}
+
+/// A store that an import has for itself holds no cluster until that is done.
+async fn import(api: &Api) -> Option<ProblemView> {
+    let areas = [Area::One(Key::Import)];
+    let read = tokio::time::timeout(api.limits.request / 2, api.registry.read(&areas)).await;
+    let by = read.ok()?.ok()?.import?.value;
+    Some(error("import", "", claim::text(&by, None), claim::remedy(&api.registry)))
 }
 
 /// `ours`: the cluster of etcd that is known to hold this machine's cluster, where there are several.

@@ -15,6 +15,7 @@ use super::super::ports::SessionReport;
 use super::super::state::Api;
 use super::cluster::own_effects;
 use super::{Answer, NDJSON, document, json, typed};
+use crate::claim;
 
 /// Everything but what leases hold, as of one revision; also from a store that is on hold.
 pub(super) async fn export(State(api): State<Api>) -> Answer {
@@ -87,7 +88,6 @@ fn expected(document: &Snapshot, machine: &MachineId) -> Vec<ExpectedMachine> {
 
 fn not_imported(api: &Api, refused: &Imported) -> Failure {
     let conflict = |message: String| Failure::new(StatusCode::CONFLICT, message);
-    let prefix = api.registry.keys().prefix();
     match refused {
         Imported::OtherMember { cluster } => conflict(format!("this machine belongs to cluster {cluster}"))
             .with_remedy("import on a machine that belongs to none, or to the same"),
@@ -95,11 +95,8 @@ fn not_imported(api: &Api, refused: &Imported) -> Failure {
             conflict(format!("the registry holds {sample}, which is not of this document"))
                 .with_remedy("choose another etcd_key_prefix, or remove what is there")
         }
-        Imported::Underway { by, .. } => {
-            let message = format!("cluster {} is being imported, begun by {}", by.cluster, by.begun.by);
-            conflict(message).with_remedy(format!(
-                "wait for it. If it broke off, repeat it; if it is not wanted any more, remove everything below {prefix}"
-            ))
+        Imported::Underway { by, sample } => {
+            conflict(claim::text(by, sample.as_deref())).with_remedy(claim::remedy(&api.registry))
         }
         Imported::Exists { found } => conflict(format!("the registry holds cluster {found} already"))
             .with_remedy(

@@ -156,6 +156,8 @@ async fn an_import_that_another_has_begun_says_whose_it_is() {
     let stuck = Injection::next(refused());
     store.inject(stuck.on(Operation::Txn).after(3));
     assert!(new.import(&export, &importer(&asked("me"))).await.is_err());
+    let created = new.create_cluster(&cluster_record("new")).await.unwrap();
+    assert!(matches!(&created, Created::Importing(by) if by.begun.by == "me"), "{created:?}");
     let refused = new.import(&elsewhere(&export), &importer(&asked("you"))).await.unwrap();
     let Imported::Underway { by, .. } = refused else { panic!("{refused:?}") };
     assert_eq!((by.cluster, by.begun.by.as_str()), (export.cluster.id.clone(), "me"));
