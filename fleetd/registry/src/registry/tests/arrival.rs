@@ -162,7 +162,7 @@ async fn p1_a_unit_that_was_destroyed_since_an_import_does_not_come_back_with_th
     let of = Coming::Named(&BTreeSet::new());
     // What is there is brought up to date, and b.service was destroyed.
     put(&store, &new, &Key::Unit(a.clone()), encode(&unit_record(TEXT))).await;
-    assert_eq!(new.missing(&export).await.unwrap(), [b.clone()]);
+    assert_eq!(new.missing(&export).await.unwrap(), std::slice::from_ref(&b));
     let done = new.take_in(&export, &machine("m1"), of, &asked("me")).await.unwrap();
     assert_eq!(done, Merged::Done { units: 0 });
     let there = everything(&new).await;
@@ -171,7 +171,7 @@ async fn p1_a_unit_that_was_destroyed_since_an_import_does_not_come_back_with_th
     let mut other = unit_record(TEXT);
     other.uid = fleet_core::UnitUid::parse("u2").unwrap();
     put(&store, &new, &Key::Unit(b.clone()), encode(&other)).await;
-    assert_eq!(new.missing(&export).await.unwrap(), [b.clone()]);
+    assert_eq!(new.missing(&export).await.unwrap(), std::slice::from_ref(&b));
     let done = new.take_in(&export, &machine("m1"), of, &asked("me")).await.unwrap();
     assert_eq!(done, Merged::Done { units: 0 });
     assert_eq!(everything(&new).await.units[&b].value, other);
