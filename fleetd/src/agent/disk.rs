@@ -13,9 +13,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use fleet_core::reconcile::DiskRecord;
+use fleet_core::OrderNumber;
+use fleet_core::reconcile::{Accepted, DiskRecord};
 use fleet_core::records::{READS, raise};
-use fleet_core::{Epoch, OrderNumber};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -364,11 +364,11 @@ fn read_log(path: &Path, bytes: &[u8]) -> Result<(Restored, BTreeMap<ContentHash
     Ok((restored, texts))
 }
 
-/// The highest epoch of an order that the machine has accepted, whatever cluster gave it; 0 if there is none. Reads only.
+/// The latest order that the machine has accepted, whatever cluster gave it. Reads only.
 ///
 /// # Errors
 /// The log cannot be read, or is a later release's.
-pub(super) fn accepted_epoch(directory: &Path) -> Result<Epoch, AgentError> {
+pub(super) fn accepted(directory: &Path) -> Result<Accepted, AgentError> {
     let path = directory.join(LOG);
     let bytes = read_bytes(&path).map_err(|source| AgentError::Disk {
         operation: "read",
@@ -376,8 +376,7 @@ pub(super) fn accepted_epoch(directory: &Path) -> Result<Epoch, AgentError> {
         source,
     })?;
     let (known, _) = read_log(&path, &bytes)?;
-    let numbers = known.records.values().map(|record| record.order.number);
-    Ok(numbers.chain([known.floor]).max().unwrap_or_default().epoch)
+    Ok(Accepted::of(&known.records, known.floor))
 }
 
 fn read_contents(directory: &Path) -> io::Result<BTreeSet<ContentHash>> {
@@ -424,8 +423,9 @@ mod tests {
         let (_disk, restored) = Disk::open(directory.path()).unwrap();
         assert_eq!(numbers(&restored), [("a.service".to_owned(), 3)]);
         assert_eq!(restored.floor, floor);
-        assert_eq!(accepted_epoch(directory.path()).unwrap(), an_order(3).number.epoch);
-        assert_eq!(accepted_epoch(&directory.path().join("none")).unwrap(), Epoch(0));
+        let latest = accepted(directory.path()).unwrap();
+        assert!(latest.is_known_to(Some(&an_order(3))) && !latest.is_known_to(Some(&an_order(2))));
+        assert_eq!(accepted(&directory.path().join("none")).unwrap(), Accepted::default());
     }
 
     #[test]
