@@ -6,6 +6,8 @@
 //! dropped. Fields of the next release are kept; records of a release after that are no base to act on, and end the
 //! start. All calls block; the task runs them off its thread. A lock keeps two daemons apart.
 
+mod log;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -15,13 +17,11 @@ use std::sync::{Arc, Mutex};
 
 use fleet_core::OrderNumber;
 use fleet_core::reconcile::{Accepted, DiskRecord};
-use fleet_core::records::{READS, raise};
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
-use tracing::warn;
 use unit_files::{ContentHash, UnitName};
 
 use super::error::AgentError;
+use log::{Line, line, read_log, record_line};
 
 const LOG: &str = "records.log";
 const NEW_LOG: &str = "records.log.new";
@@ -50,15 +50,6 @@ pub(super) struct Changes {
     pub records: BTreeMap<UnitName, DiskRecord>,
     pub forget: BTreeSet<UnitName>,
     pub floor: OrderNumber,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Record { unit: UnitName, record: Box<DiskRecord> },
-    Forgotten { forget: UnitName },
-    Floor { floor: OrderNumber },
-    Text { content: ContentHash, text: String },
 }
 
 #[derive(Debug)]
@@ -301,67 +292,12 @@ fn content_path(directory: &Path, hash: ContentHash) -> PathBuf {
     directory.join(CONTENTS).join(hash.to_string())
 }
 
-fn record_line(unit: &UnitName, record: &DiskRecord) -> Line {
-    let mut record = Box::new(record.clone());
-    raise(&mut record.v, &mut record.extra);
-    Line::Record { unit: unit.clone(), record }
-}
-
-fn line(text: &mut Vec<u8>, line: &Line) -> io::Result<()> {
-    serde_json::to_writer(&mut *text, line)?;
-    text.push(b'\n');
-    Ok(())
-}
-
 /// Nothing, where there is no file.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read,
     }
-}
-
-/// The schema of a record's line, also if the record has another shape by now.
-fn schema_of(line: &[u8]) -> u32 {
-    #[derive(Default, Deserialize)]
-    struct Record {
-        #[serde(default)]
-        v: u32,
-    }
-    #[derive(Deserialize)]
-    struct Head {
-        #[serde(default)]
-        record: Record,
-    }
-    serde_json::from_slice(line).map_or(0, |head: Head| head.record.v)
-}
-
-/// Records, and texts that were logged.
-fn read_log(path: &Path, bytes: &[u8]) -> Result<(Restored, BTreeMap<ContentHash, String>), AgentError> {
-    let (mut restored, mut texts) = (Restored::default(), BTreeMap::new());
-    let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().peekable();
-    while let Some((number, text)) = lines.next() {
-        if text.is_empty() {
-            continue;
-        }
-        let schema = schema_of(text);
-        if schema > READS {
-            return Err(AgentError::Newer { path: path.to_owned(), line: number + 1, schema });
-        }
-        match serde_json::from_slice(text) {
-            Ok(Line::Record { unit, record }) => drop(restored.records.insert(unit, *record)),
-            Ok(Line::Forgotten { forget }) => drop(restored.records.remove(&forget)),
-            Ok(Line::Floor { floor }) => restored.floor = floor,
-            Ok(Line::Text { content, text }) => drop(texts.insert(content, text)),
-            // The write that a crash tore: nothing was done that relied on it.
-            Err(_) if lines.peek().is_none() => {}
-            Err(error) => {
-                let path = path.display();
-                warn!(%path, line = number + 1, %error, "a line of the agent's log cannot be read and is left out");
-            }
-        }
-    }
-    Ok((restored, texts))
 }
 
 /// The latest order that the machine has accepted, whatever cluster gave it. Reads only.
@@ -394,6 +330,8 @@ fn read_contents(directory: &Path) -> io::Result<BTreeSet<ContentHash>> {
 
 #[cfg(test)]
 mod tests {
+    use fleet_core::records::READS;
+
     use super::*;
     use crate::agent::tests::an_order;
 
