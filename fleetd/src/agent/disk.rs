@@ -6,6 +6,8 @@
 //! dropped. Fields of the next release are kept; records of a release after that are no base to act on, and end the
 //! start. All calls block; the task runs them off its thread. A lock keeps two daemons apart.
 
+mod log;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,15 +15,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use fleet_core::reconcile::DiskRecord;
-use fleet_core::records::{READS, raise};
-use fleet_core::{Epoch, OrderNumber};
+use fleet_core::OrderNumber;
+use fleet_core::reconcile::{Accepted, DiskRecord};
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
-use tracing::warn;
 use unit_files::{ContentHash, UnitName};
 
 use super::error::AgentError;
+use log::{Line, line, read_log, record_line};
 
 const LOG: &str = "records.log";
 const NEW_LOG: &str = "records.log.new";
@@ -50,15 +50,6 @@ pub(super) struct Changes {
     pub records: BTreeMap<UnitName, DiskRecord>,
     pub forget: BTreeSet<UnitName>,
     pub floor: OrderNumber,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Record { unit: UnitName, record: Box<DiskRecord> },
-    Forgotten { forget: UnitName },
-    Floor { floor: OrderNumber },
-    Text { content: ContentHash, text: String },
 }
 
 #[derive(Debug)]
@@ -301,18 +292,6 @@ fn content_path(directory: &Path, hash: ContentHash) -> PathBuf {
     directory.join(CONTENTS).join(hash.to_string())
 }
 
-fn record_line(unit: &UnitName, record: &DiskRecord) -> Line {
-    let mut record = Box::new(record.clone());
-    raise(&mut record.v, &mut record.extra);
-    Line::Record { unit: unit.clone(), record }
-}
-
-fn line(text: &mut Vec<u8>, line: &Line) -> io::Result<()> {
-    serde_json::to_writer(&mut *text, line)?;
-    text.push(b'\n');
-    Ok(())
-}
-
 /// Nothing, where there is no file.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
@@ -321,54 +300,11 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The schema of a record's line, also if the record has another shape by now.
-fn schema_of(line: &[u8]) -> u32 {
-    #[derive(Default, Deserialize)]
-    struct Record {
-        #[serde(default)]
-        v: u32,
-    }
-    #[derive(Deserialize)]
-    struct Head {
-        #[serde(default)]
-        record: Record,
-    }
-    serde_json::from_slice(line).map_or(0, |head: Head| head.record.v)
-}
-
-/// Records, and texts that were logged.
-fn read_log(path: &Path, bytes: &[u8]) -> Result<(Restored, BTreeMap<ContentHash, String>), AgentError> {
-    let (mut restored, mut texts) = (Restored::default(), BTreeMap::new());
-    let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().peekable();
-    while let Some((number, text)) = lines.next() {
-        if text.is_empty() {
-            continue;
-        }
-        let schema = schema_of(text);
-        if schema > READS {
-            return Err(AgentError::Newer { path: path.to_owned(), line: number + 1, schema });
-        }
-        match serde_json::from_slice(text) {
-            Ok(Line::Record { unit, record }) => drop(restored.records.insert(unit, *record)),
-            Ok(Line::Forgotten { forget }) => drop(restored.records.remove(&forget)),
-            Ok(Line::Floor { floor }) => restored.floor = floor,
-            Ok(Line::Text { content, text }) => drop(texts.insert(content, text)),
-            // The write that a crash tore: nothing was done that relied on it.
-            Err(_) if lines.peek().is_none() => {}
-            Err(error) => {
-                let path = path.display();
-                warn!(%path, line = number + 1, %error, "a line of the agent's log cannot be read and is left out");
-            }
-        }
-    }
-    Ok((restored, texts))
-}
-
-/// The highest epoch of an order that the machine has accepted, whatever cluster gave it; 0 if there is none. Reads only.
+/// The latest order that the machine has accepted, whatever cluster gave it. Reads only.
 ///
 /// # Errors
 /// The log cannot be read, or is a later release's.
-pub(super) fn accepted_epoch(directory: &Path) -> Result<Epoch, AgentError> {
+pub(super) fn accepted(directory: &Path) -> Result<Accepted, AgentError> {
     let path = directory.join(LOG);
     let bytes = read_bytes(&path).map_err(|source| AgentError::Disk {
         operation: "read",
@@ -376,8 +312,7 @@ pub(super) fn accepted_epoch(directory: &Path) -> Result<Epoch, AgentError> {
         source,
     })?;
     let (known, _) = read_log(&path, &bytes)?;
-    let numbers = known.records.values().map(|record| record.order.number);
-    Ok(numbers.chain([known.floor]).max().unwrap_or_default().epoch)
+    Ok(Accepted::of(&known.records, known.floor))
 }
 
 fn read_contents(directory: &Path) -> io::Result<BTreeSet<ContentHash>> {
@@ -395,6 +330,8 @@ fn read_contents(directory: &Path) -> io::Result<BTreeSet<ContentHash>> {
 
 #[cfg(test)]
 mod tests {
+    use fleet_core::records::READS;
+
     use super::*;
     use crate::agent::tests::an_order;
 
@@ -424,8 +361,9 @@ mod tests {
         let (_disk, restored) = Disk::open(directory.path()).unwrap();
         assert_eq!(numbers(&restored), [("a.service".to_owned(), 3)]);
         assert_eq!(restored.floor, floor);
-        assert_eq!(accepted_epoch(directory.path()).unwrap(), an_order(3).number.epoch);
-        assert_eq!(accepted_epoch(&directory.path().join("none")).unwrap(), Epoch(0));
+        let latest = accepted(directory.path()).unwrap();
+        assert!(latest.is_known_to(Some(&an_order(3))) && !latest.is_known_to(Some(&an_order(2))));
+        assert_eq!(accepted(&directory.path().join("none")).unwrap(), Accepted::default());
     }
 
     #[test]

@@ -36,7 +36,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fleet_core::{Epoch, Timestamp};
+use fleet_core::Timestamp;
+use fleet_core::reconcile::Accepted;
 
 pub use error::AgentError;
 pub use registry::{AgentRegistry, Committed, FeedEvent, FeedView, OrdersFeed, RegistryFault, Report};
@@ -76,13 +77,13 @@ impl AgentOptions {
     }
 }
 
-/// The highest epoch of an order that this machine has accepted from whatever cluster; 0 if there is none. What orders it
-/// from now on has to be above that, or is refused as outdated. Blocks for a read of the agent's log.
+/// The latest order that this machine has accepted from whatever cluster. What orders it from now on has to be above that,
+/// or is refused as outdated. Blocks for a read of the agent's log.
 ///
 /// # Errors
 /// The log cannot be read, or is a later release's.
-pub fn accepted_epoch(state_directory: &Path) -> Result<Epoch, AgentError> {
-    disk::accepted_epoch(state_directory)
+pub fn accepted(state_directory: &Path) -> Result<Accepted, AgentError> {
+    disk::accepted(state_directory)
 }
 
 impl std::fmt::Debug for AgentOptions {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use fleet_core::reconcile::Accepted;
 use fleet_core::records::{MachineRecord, PresenceRecord};
 use fleet_core::{Revision, Timestamp};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
@@ -111,7 +112,7 @@ impl Machine {
         let options = SessionOptions {
             registry: registry(&store, "session"),
             member: member.clone(),
-            accepted: Epoch(0),
+            accepted: Accepted::default(),
             clock: Clock::simulated(NOW),
             presence,
             lease: LeaseKeeper::on_task(

@@ -9,6 +9,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use fleet_core::reconcile::Accepted;
 use fleet_core::records::PresenceRecord;
 use fleet_core::store_trust::Trust;
 use fleet_core::{ClusterId, Epoch, MachineId, Revision, Timestamp};
@@ -26,9 +27,10 @@ use crate::member::MemberFile;
 pub struct SessionOptions {
     pub registry: Registry,
     pub member: MemberFile,
-    /// Highest epoch of an order that this machine has accepted, from whatever cluster. A cluster that it makes or joins
-    /// has to be above it: orders of a lower epoch are outdated to the machine, and it would refuse them for good.
-    pub accepted: Epoch,
+    /// The latest order that this machine has accepted, from whatever cluster. A cluster that it makes has to be above
+    /// it, and one that it joins as well, or to have given that order: what is older is outdated to the machine, and it
+    /// would refuse it for good.
+    pub accepted: Accepted,
     pub clock: Clock,
     /// What the machine announces until [`SessionHandle::describe`] changes it; `since` is set at each announcement.
     pub presence: PresenceRecord,

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use fleet_core::records::{
-    ClusterRecord, Extra, HoldRecord, PresenceRecord, SCHEMA, Settings, Stamp, WitnessRecord,
+    ClusterRecord, Extra, HoldRecord, PresenceRecord, SCHEMA, Settings, Stamp, Versioned, WitnessRecord,
 };
 use fleet_core::store_trust::{Member, Trust, judge};
 use fleet_core::{ClusterId, Epoch, Revision};
+use fleet_registry::keys::{Area, Key};
 use fleet_registry::lease::{End, LeaseState};
 use fleet_registry::registry::cluster::{Created, TrustView};
 use fleet_registry::registry::presence::{Announced, Announcement};
-use fleet_registry::store::LeaseId;
+use fleet_registry::store::{LeaseId, StoreError};
 use fleet_registry::{Asked, RegistryError};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -143,7 +144,7 @@ impl Task {
         let record = ClusterRecord {
             v: SCHEMA,
             id: id.clone(),
-            epoch: Epoch(self.options.accepted.0 + 1),
+            epoch: Epoch(self.options.accepted.epoch().0 + 1),
             features: std::collections::BTreeSet::new(),
             settings: Settings::default(),
             created: self.stamp("the registry was empty"),
@@ -170,7 +171,7 @@ impl Task {
 
     async fn join(&mut self, view: &TrustView) -> Result<Again, RegistryError> {
         let Some(cluster) = &view.cluster else { return Ok(Again::Soon) };
-        if cluster.value.epoch <= self.options.accepted {
+        if cluster.value.epoch <= self.options.accepted.epoch() && !self.gave_orders(cluster).await? {
             return self.raise(view).await;
         }
         let witness = view.witness.as_ref().map_or(0, |w| w.value.passes);
@@ -179,9 +180,24 @@ impl Task {
         Ok(self.anchor(id, epoch, witness, view.revision))
     }
 
+    /// Whether the latest order that this machine has accepted is this cluster's, and of its present epoch: then all that
+    /// follow are above it, and the other machines need not take a new epoch only because this one lost its member file.
+    async fn gave_orders(&self, cluster: &Versioned<ClusterRecord>) -> Result<bool, RegistryError> {
+        let accepted = &self.options.accepted;
+        let Some(unit) = accepted.unit().filter(|_| cluster.value.epoch == accepted.epoch()) else {
+            return Ok(false);
+        };
+        let machine = &self.options.presence.machine;
+        let order = Area::One(Key::Order(machine.clone(), unit.clone()));
+        let snapshot = self.options.registry.read(&[Area::One(Key::Cluster), order]).await?;
+        let is_same = snapshot.cluster.is_some_and(|now| now.modified == cluster.modified);
+        let found = snapshot.orders.get(machine).and_then(|orders| orders.get(unit));
+        Ok(is_same && accepted.is_known_to(found.map(|order| &order.value)))
+    }
+
     /// Puts the cluster above every order that this machine has accepted, before it belongs to it.
     async fn raise(&mut self, view: &TrustView) -> Result<Again, RegistryError> {
-        let accepted = self.options.accepted;
+        let accepted = self.options.accepted.epoch();
         if view.hold.is_some() {
             self.refuse(format!(
                 "this machine has orders of epoch {accepted}, which the cluster has to be raised above; it joins when \
@@ -192,8 +208,21 @@ impl Task {
         info!(%accepted, "raising the cluster's epoch above the orders of this machine");
         let stamp = self.stamp("");
         let asked = Asked { at: stamp.at, by: stamp.by, request: None };
-        self.options.registry.raise_epoch(accepted, &asked).await?;
-        Ok(Again::Soon)
+        match self.options.registry.raise_epoch(accepted, &asked).await {
+            Ok(_) => Ok(Again::Soon),
+            Err(RegistryError::Store { error: StoreError::PermissionDenied { .. }, .. }) => {
+                let prefix = self.options.registry.keys().prefix();
+                self.refuse(format!(
+                    "this machine has no member file but orders of epoch {accepted}, which the cluster has to be raised \
+                     above before it joins, and its etcd user may not write {prefix}cluster and {prefix}events/. Restart \
+                     fleetd here once with a user that may write all of {prefix} (`etcd_username` or the certificate), \
+                     wait until this machine is listed, and go back to its own user; or put member.json back from a \
+                     backup. What runs keeps running"
+                ));
+                Ok(Again::Later)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The operator confirmed what is in the store: witness and seen revision start anew from it.

@@ -1,22 +1,27 @@
 //! Sessions against a store in memory, on a paused clock.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_core::records::{EngineRole, Extra, HoldRecord, PresenceRecord, SCHEMA};
+use fleet_core::reconcile::{Accepted, DiskRecord};
+use fleet_core::records::{
+    Counters, EngineRole, Extra, HoldRecord, Order, PresenceRecord, Reason, RunKind, SCHEMA, Wanted,
+};
 use fleet_core::store_trust::Trust;
-use fleet_core::{BootId, Epoch, MachineId, Nonce, Span, Timestamp};
+use fleet_core::{BootId, Epoch, Generation, MachineId, Nonce, OrderNumber, Span, Term, Timestamp, UnitUid};
 use fleet_registry::Registry;
-use fleet_registry::keys::{Area, Keys};
+use fleet_registry::keys::{Area, Key, Keys};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
-use fleet_registry::memory::MemoryStore;
+use fleet_registry::memory::{Fault, Injection, MemoryStore};
 use fleet_registry::store::{
-    Lease, LeaseId, LeaseTtl, Op, Range, RangeReply, Store, StoreError, StoreKind, StoreStatus, Txn,
-    TxnReply, WatchRequest, WatchStream,
+    Lease, LeaseId, LeaseTtl, Op, Operation, Range, RangeReply, Store, StoreError, StoreKind, StoreStatus,
+    Txn, TxnReply, WatchRequest, WatchStream,
 };
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use unit_files::{ContentHash, UnitFile, UnitName};
 
 use super::{SessionHandle, SessionOptions, SessionState, start};
 use crate::clock::Clock;
@@ -56,13 +61,13 @@ fn presence(id: &str, boot: &str, nonce: &str) -> PresenceRecord {
 
 fn run(store: &MemoryStore, disk: &tempfile::TempDir, client: &str, presence: PresenceRecord) -> Machine {
     let member = MemberFile::open(disk.path()).unwrap();
-    run_on(registry(store, client), member, Epoch(0), store, client, presence)
+    run_on(registry(store, client), member, Accepted::default(), store, client, presence)
 }
 
 fn run_on(
     registry: Registry,
     member: MemberFile,
-    accepted: Epoch,
+    accepted: Accepted,
     store: &MemoryStore,
     client: &str,
     presence: PresenceRecord,
@@ -113,7 +118,9 @@ async fn the_first_machine_creates_the_cluster_and_the_second_joins_it() {
 /// A machine that lost its member file and has orders of epoch `accepted`.
 fn with_orders_of(store: &MemoryStore, disk: &tempfile::TempDir, id: &str, accepted: u64) -> Machine {
     let member = MemberFile::open(disk.path()).unwrap();
-    run_on(registry(store, id), member, Epoch(accepted), store, id, presence(id, "b1", "n1"))
+    let floor = OrderNumber { epoch: Epoch(accepted), ..OrderNumber::default() };
+    let accepted = Accepted::of(&BTreeMap::new(), floor);
+    run_on(registry(store, id), member, accepted, store, id, presence(id, "b1", "n1"))
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,6 +150,75 @@ async fn a_cluster_is_raised_above_the_orders_of_a_machine_that_joins_it_and_onl
     assert_eq!(anchored.await.cluster, joined.cluster);
     let mut m3 = with_orders_of(&store, &disks[2], "m3", 4);
     assert_eq!(m3.until("m3 is present", SessionState::may_act).await.cluster, joined.cluster);
+}
+
+fn order(term: i64, sequence: u64) -> Order {
+    let text = "[Service]\nExecStart=/usr/bin/work\n";
+    let file = UnitFile::parse(text).unwrap();
+    Order {
+        v: SCHEMA,
+        number: OrderNumber { epoch: Epoch(1), term: Term(term), sequence },
+        uid: UnitUid::parse("u1").unwrap(),
+        generation: Generation(1),
+        content: ContentHash::of(text.as_bytes()),
+        unit_hash: file.unit_hash(),
+        run_hash: file.run_hash(&[]),
+        wanted: Wanted::Launched,
+        counters: Counters::default(),
+        run: RunKind::Continuous,
+        conflicts: Vec::new(),
+        global: false,
+        features: std::collections::BTreeSet::new(),
+        reason: Reason::new("test", ""),
+        at: Timestamp(0),
+        extra: Extra::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_lost_its_member_file_rejoins_the_cluster_of_its_orders_without_a_new_epoch() {
+    let store = MemoryStore::new(1);
+    let disks = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut m1 = run(&store, &disks[0], "m1", presence("m1", "b1", "n1"));
+    let before = m1.until("m1 is present", SessionState::may_act).await.cluster;
+    let unit: UnitName = "a.service".parse().unwrap();
+    let with_order_of = |disk: &tempfile::TempDir, id: &str| {
+        let records = BTreeMap::from([(unit.clone(), DiskRecord::new(order(5, 3)))]);
+        let accepted = Accepted::of(&records, OrderNumber::default());
+        let member = MemberFile::open(disk.path()).unwrap();
+        run_on(registry(&store, id), member, accepted, &store, id, presence(id, "b1", "n1"))
+    };
+    let give = |id: &str, order: Order| {
+        let machine = MachineId::parse(id).unwrap();
+        let key = registry(&store, "looker").keys().key(&Key::Order(machine, unit.clone()));
+        let put = Op::put(key, serde_json::to_vec(&order).unwrap());
+        let store = store.client("looker");
+        async move { drop(store.txn(Txn::of(vec![put])).await.unwrap()) }
+    };
+    give("m2", order(5, 3)).await;
+    let mut m2 = with_order_of(&disks[1], "m2");
+    assert_eq!(m2.until("m2 is present", SessionState::may_act).await.cluster, before);
+    // A store that was put back from before that order would number the next ones too low.
+    give("m3", order(5, 2)).await;
+    let mut m3 = with_order_of(&disks[2], "m3");
+    assert_eq!(m3.until("m3 is present", SessionState::may_act).await.cluster.unwrap().1, Epoch(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_whose_user_may_not_raise_the_cluster_says_what_to_do_until_it_may() {
+    let store = MemoryStore::new(1);
+    let disks = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut m1 = run(&store, &disks[0], "m1", presence("m1", "b1", "n1"));
+    m1.until("m1 is present", SessionState::may_act).await;
+    let (operation, detail) = (Operation::Txn, "no role".to_owned());
+    let denied = Fault::Fail(StoreError::PermissionDenied { operation, detail });
+    // After the reads of the session and of the raising.
+    store.inject(Injection::next(denied).of_client("m2").on(operation).after(2));
+    let mut m2 = with_orders_of(&store, &disks[1], "m2", 4);
+    let refused = m2.until("m2 is told", |state| state.refused.is_some()).await.summary();
+    assert!(refused.contains("/fleet/cluster") && refused.contains("etcd_username"), "{refused}");
+    let joined = m2.until("m2 is present", SessionState::may_act).await;
+    assert_eq!((joined.cluster.unwrap().1, joined.refused), (Epoch(5), None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -318,7 +394,7 @@ async fn p1_a_commit_that_overtakes_the_judgement_is_no_reason_for_a_hold() {
     let disk = tempfile::tempdir().unwrap();
     let member = MemberFile::open(disk.path()).unwrap();
     let late = Registry::new(Arc::new(LateAnswers(store.client("m1"))), Keys::new("/fleet/").unwrap(), 1);
-    let mut m1 = run_on(late, member.clone(), Epoch(0), &store, "m1", presence("m1", "b1", "n1"));
+    let mut m1 = run_on(late, member.clone(), Accepted::default(), &store, "m1", presence("m1", "b1", "n1"));
     m1.until("present", SessionState::may_act).await;
     m1.doubt.notify_one();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -362,8 +438,14 @@ async fn an_announcement_is_remembered_as_seen() {
     let store = MemoryStore::new(1);
     let disk = tempfile::tempdir().unwrap();
     let member = MemberFile::open(disk.path()).unwrap();
-    let mut m1 =
-        run_on(registry(&store, "m1"), member.clone(), Epoch(0), &store, "m1", presence("m1", "b1", "n1"));
+    let mut m1 = run_on(
+        registry(&store, "m1"),
+        member.clone(),
+        Accepted::default(),
+        &store,
+        "m1",
+        presence("m1", "b1", "n1"),
+    );
     let state = m1.until("present", SessionState::may_act).await;
     assert_eq!(member.get().unwrap().seen, state.presence.unwrap().created);
 }

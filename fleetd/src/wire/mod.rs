@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use fleet_core::Epoch;
 use fleet_core::leadership::KNOWN_FEATURES;
+use fleet_core::reconcile::Accepted;
 use fleet_core::records::{Extra, PresenceRecord, SCHEMA};
 use fleet_registry::Registry;
 use fleet_registry::keys::{DEFAULT_PREFIX, Keys, PrefixError};
@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions, accepted_epoch};
+use crate::agent::{Agent, AgentError, AgentHandle, AgentOptions, accepted};
 use crate::api::tools::LocalTools;
 use crate::api::{self, Limits, ListenError};
 use crate::clock::Clock;
@@ -127,8 +127,8 @@ impl Daemon {
         let member = MemberFile::open(&state_directory)?;
         // Only a machine that belongs to no cluster makes or joins one by itself.
         let accepted = match member.get() {
-            Some(_) => Epoch::default(),
-            None => accepted_epoch(&state_directory)?,
+            Some(_) => Accepted::default(),
+            None => accepted(&state_directory)?,
         };
         let shutdown = CancellationToken::new();
         let doubt = Arc::new(Notify::new());

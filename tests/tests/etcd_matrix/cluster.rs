@@ -1,6 +1,7 @@
 //! Whole fleetds in this process, with fake systemds, on a real etcd.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use fleet_api::client::{Client, Endpoint, Timeouts};
 use fleet_api::paths;
 use fleet_api::v2::{Action, ChangeReport, ChangeRequest, ClusterView, HealthView, StateList, Verb};
 use fleet_core::records::EngineRole;
-use fleet_core::{BootId, MachineId, Nonce};
+use fleet_core::{BootId, MachineId, Nonce, OrderNumber};
 use fleet_registry::etcd::{EtcdOptions, EtcdStore};
 use fleet_registry::lease::{LeaseKeeper, LeaseOptions};
 use fleet_systemd::Systemd as _;
@@ -90,6 +91,24 @@ impl Machine {
             nix::fcntl::Flock::lock(directory, nix::fcntl::FlockArg::LockExclusiveNonblock).ok().map(drop)
         })
         .await;
+    }
+
+    /// SIGKILL, and what it knew of its cluster is gone. Its orders are not.
+    pub async fn lose_member_file(&mut self) {
+        self.kill_fleetd().await;
+        std::fs::remove_file(self.home.join("state/member.json")).unwrap();
+    }
+
+    /// Puts it into the log of a fleetd that does not run.
+    pub fn accepted_before(&self, floor: OrderNumber) {
+        let mut log = File::options().append(true).open(self.home.join("state/records.log")).unwrap();
+        writeln!(log, r#"{{"floor":"{floor}"}}"#).unwrap();
+    }
+
+    /// Of its cluster, as it knows it.
+    pub async fn epoch(&self) -> u64 {
+        let view: ClusterView = self.client().get(paths::CLUSTER).await.unwrap();
+        view.epoch
     }
 
     fn socket(&self) -> PathBuf {

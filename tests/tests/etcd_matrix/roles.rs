@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use fleet_api::v2::Verb;
+use fleet_core::{Epoch, OrderNumber, Term};
 use fleet_registry::etcd::{EtcdOptions, EtcdStore};
 use fleet_registry::store::{Op, Range, Store, StoreError, Txn};
 
@@ -47,6 +48,51 @@ async fn machines_live_under_the_documented_roles_and_reach_nothing_else_3_4() {
 #[tokio::test]
 async fn machines_live_under_the_documented_roles_and_reach_nothing_else_3_5() {
     roles(Version::V3_5).await;
+}
+
+/// The third machine, whose user may not write `cluster`, rejoins what gave its last order, and says what to do where
+/// that cannot be seen.
+async fn a_lost_member_file(
+    version: Version,
+    machines: &mut [Machine],
+    full: &EtcdOptions,
+    only_runs: &EtcdOptions,
+) {
+    let units = ["b1.service", "b2.service", "b3.service"];
+    machines[0].ask(Verb::Start, &units).await.unwrap();
+    machines[0].active(&units).await;
+    let before = (machines[0].epoch().await, runs(machines));
+    assert_eq!(before.0, 1);
+    machines[2].lose_member_file().await;
+    machines[2].start(only_runs).await;
+    machines[2].present(3).await;
+    machines[0].ask(Verb::Restart, &units).await.unwrap();
+    let ran = (before.1.0 + 3, before.1.1 + 3);
+    until("orders reach it", async || (runs(machines) == ran).then_some(())).await;
+    assert_eq!(machines[0].epoch().await, 1, "{version:?}: nobody had to anchor anew");
+
+    // An order that the cluster cannot have given at this epoch.
+    machines[2].lose_member_file().await;
+    let floor = OrderNumber { epoch: Epoch(1), term: Term(i64::MAX), sequence: 1 };
+    machines[2].accepted_before(floor);
+    machines[2].start(only_runs).await;
+    until("it says what to do", async || {
+        machines[2].health().await.local.text.contains("etcd_username").then_some(())
+    })
+    .await;
+    let health = machines[2].health().await;
+    let problem = health.problems.iter().find(|problem| problem.code == "machine");
+    assert!(!health.healthy && problem.is_some_and(|problem| problem.text.contains("/fleet/cluster")));
+    machines[2].kill_fleetd().await;
+    machines[2].start(full).await;
+    machines[2].present(3).await;
+    machines[2].kill_fleetd().await;
+    machines[2].start(only_runs).await;
+    machines[2].present(3).await;
+    assert_eq!(machines[0].epoch().await, 2, "{version:?}");
+    assert_eq!(runs(machines), ran, "{version:?}: no unit noticed");
+    machines[0].ask(Verb::Destroy, &units).await.unwrap();
+    machines[0].active(&[]).await;
 }
 
 async fn roles(version: Version) {
@@ -112,6 +158,8 @@ async fn roles(version: Version) {
     machines[0].present(3).await;
     machines[0].ask(Verb::Destroy, &units).await.unwrap();
     machines[0].active(&[]).await;
+
+    a_lost_member_file(version, &mut machines, &full, &only_runs).await;
 
     // What the page says of its own keys. Nobody reads them any more.
     for machine in &mut machines {

@@ -7,6 +7,7 @@
 //!
 //! | module | what it decides |
 //! |---|---|
+//! | `accepted` | whether a store is later than what the machine has accepted |
 //! | `goal` | what an order asks for beyond what was carried out: launched is an edge |
 //! | `intent` | what became of a start, after a crash too |
 //! | `admission` | what this machine refuses |
@@ -14,6 +15,7 @@
 //! | `row` | what the machine says of a unit |
 //! | `sequence` | in which order the steps are carried out |
 
+mod accepted;
 mod admission;
 mod goal;
 mod intent;
@@ -31,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use unit_files::{ContentHash, RunHash, UnitName};
 
+pub use accepted::Accepted;
 pub use observed::{
     EndedJob, FailureKind, Fragment, Job, JobKind, LoadedUnit, Observed, OnDisk, StepFailure,
 };

@@ -49,7 +49,8 @@ impl Members {
                 detail: "no endpoint is given".to_owned(),
             });
         }
-        let all = options.endpoints.iter().map(|url| Member::new(url, options));
+        let options = options.distinct();
+        let all = options.endpoints.iter().map(|url| Member::new(url, &options));
         Ok(Self {
             all: all.collect::<Result<_, _>>()?,
             belonging: options.belonging.clone(),
@@ -171,5 +172,23 @@ impl Members {
                 outcome => return outcome,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_is_named_twice_is_one_member_that_comes_to_another_cluster_once() {
+        let urls = ["http://a:2379", "http://b:2379", "http://a:2379/", "http://b:2379"];
+        let options = EtcdOptions::new(urls.map(str::to_owned).to_vec());
+        let members = Members::new(&options).unwrap();
+        let [a, b] = &members.all[..] else { panic!("{:?}", members.all) };
+        assert_eq!([a.url(), b.url()], ["http://a:2379", "http://b:2379"]);
+        a.judge(1).unwrap();
+        b.judge(1).unwrap();
+        a.judge(2).unwrap_err();
+        b.judge(2).expect("etcd was made anew at every endpoint");
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::belonging::Belonging;
+use super::place::Endpoint;
 
 /// Addresses, time-outs and credentials of an etcd cluster.
 #[derive(Clone)]
@@ -41,6 +42,22 @@ impl EtcdOptions {
             tls: None,
             belonging: Belonging::default(),
         }
+    }
+
+    /// With each endpoint once, however often it is named: it is one member, which says of itself one thing.
+    pub(super) fn distinct(&self) -> Self {
+        let mut known = Vec::new();
+        let is_new = |url: &&String| match Endpoint::parse(url) {
+            Ok(endpoint) if known.contains(&endpoint) => false,
+            Ok(endpoint) => {
+                known.push(endpoint);
+                true
+            }
+            // Refused by who uses it.
+            Err(_) => true,
+        };
+        let endpoints = self.endpoints.iter().filter(is_new).cloned().collect();
+        Self { endpoints, ..self.clone() }
     }
 
     /// Leaves time for every other member after one that swallows packets.

@@ -11,6 +11,7 @@ use fleet_registry::registry::upkeep::COMPACT_EVERY;
 use fleet_registry::store::{Alarm, EndpointReport, MemberInfo, StoreError, StoreHealth, StoreKind};
 
 use super::super::state::Api;
+use super::strangers::Ours;
 use super::{Answer, cluster, json, own_store, strangers};
 use crate::claim;
 
@@ -25,6 +26,7 @@ pub(super) async fn get(State(api): State<Api>) -> Answer {
     let store = api.registry.store();
     let health = store.health().await;
     let ours = strangers::ours(&api, &health).await;
+<<<<<<< HEAD
     let mut view = judge(store.kind(), &health, cluster::local(&api), ours);
     if view.endpoints.iter().any(|endpoint| endpoint.reachable)
         && let Some(problem) = import(&api).await
@@ -41,10 +43,12 @@ async fn import(api: &Api) -> Option<ProblemView> {
     let read = tokio::time::timeout(api.limits.request / 2, api.registry.read(&areas)).await;
     let by = read.ok()?.ok()?.import?.value;
     Some(error("import", "", claim::text(&by, None), claim::remedy(&api.registry)))
+=======
+    json(&judge(store.kind(), &health, cluster::local(&api), &ours))
+>>>>>>> etc
 }
 
-/// `ours`: the cluster of etcd that is known to hold this machine's cluster, where there are several.
-fn judge(kind: StoreKind, health: &StoreHealth, local: LocalView, ours: Option<u64>) -> HealthView {
+fn judge(kind: StoreKind, health: &StoreHealth, local: LocalView, ours: &Ours) -> HealthView {
     let mut endpoints: Vec<EndpointView> = health.endpoints.iter().map(endpoint).collect();
     for alarm in &health.alarms {
         let member = member_of(alarm).map(id);
@@ -366,7 +370,7 @@ mod tests {
     }
 
     fn codes(health: &StoreHealth) -> Vec<String> {
-        judge(StoreKind::Etcd, health, local(), None)
+        judge(StoreKind::Etcd, health, local(), &Ours::default())
             .problems
             .into_iter()
             .map(|problem| problem.code)
@@ -379,7 +383,7 @@ mod tests {
 
     #[test]
     fn three_members_that_are_well_are_healthy_under_any_name() {
-        let view = judge(StoreKind::Etcd, &three(), local(), None);
+        let view = judge(StoreKind::Etcd, &three(), local(), &Ours::default());
         assert!(view.healthy && view.problems.is_empty(), "{view:?}");
         assert_eq!(view.history, Some(5_000));
         assert_eq!(view.endpoints.iter().filter(|view| view.is_leader).count(), 1);
@@ -398,7 +402,7 @@ mod tests {
             member.compacted = Some(Revision(0));
             member.status.header.revision = Revision(50_000);
         });
-        let view = judge(StoreKind::Etcd, &health, LocalView::default(), None);
+        let view = judge(StoreKind::Etcd, &health, LocalView::default(), &Ours::default());
         assert!(!view.healthy && view.problems.iter().all(|problem| !problem.remedy.is_empty()));
         let codes: BTreeSet<&str> = view.problems.iter().map(|problem| problem.code.as_str()).collect();
         let expected = [
@@ -437,14 +441,14 @@ mod tests {
         change(&mut health, 0, |own| (own.quota, own.compacted) = (None, None));
         let told = |alarm, code: &str, part: &str| {
             let health = StoreHealth { alarms: vec![alarm], ..health.clone() };
-            let view = judge(StoreKind::Embedded, &health, local(), None);
+            let view = judge(StoreKind::Embedded, &health, local(), &Ours::default());
             let [problem] = &view.problems[..] else { panic!("{view:?}") };
             assert!(problem.is_error && problem.code == code && problem.text.contains(part), "{problem:?}");
             assert!(!format!("{problem:?}").contains("etcd"), "{problem:?}");
         };
         told(Alarm::NoSpace { member_id: 10 }, "no-space", "is full");
         told(Alarm::Disk { detail: "journal: fsync: I/O error".to_owned() }, "disk", "fsync: I/O error");
-        assert!(judge(StoreKind::Embedded, &health, local(), None).problems.is_empty());
+        assert!(judge(StoreKind::Embedded, &health, local(), &Ours::default()).problems.is_empty());
     }
 
     #[test]
@@ -454,14 +458,14 @@ mod tests {
         assert_eq!(codes(&health), ["almost-full"]);
         change(&mut health, 0, |member| member.status.db_size = 512 << 20);
         assert_eq!(codes(&health), ["fragmented"]);
-        assert!(judge(StoreKind::Etcd, &health, local(), None).healthy);
+        assert!(judge(StoreKind::Etcd, &health, local(), &Ours::default()).healthy);
     }
 
     #[test]
     fn a_member_that_is_not_configured_is_named_and_a_silent_endpoint_may_be_it() {
         let mut health = three();
         health.members.push(MemberInfo { id: 13, name: "e13".to_owned(), urls: vec![] });
-        let view = judge(StoreKind::Etcd, &health, local(), None);
+        let view = judge(StoreKind::Etcd, &health, local(), &Ours::default());
         assert!(view.healthy && view.problems.len() == 1, "{view:?}");
         assert_eq!(
             (view.problems[0].code.as_str(), view.problems[0].subject.as_str()),
@@ -470,7 +474,7 @@ mod tests {
         health.members.pop();
         health.endpoints[2].status =
             Err(StoreError::Timeout { operation: Operation::Status, after: Duration::from_secs(1) });
-        let problems = judge(StoreKind::Etcd, &health, local(), None).problems;
+        let problems = judge(StoreKind::Etcd, &health, local(), &Ours::default()).problems;
         assert_eq!((problems[0].code.as_str(), problems[1].code.as_str()), ("unreachable", "unconfigured"));
         assert!(problems[1].text.ends_with("unless it is one that does not answer"), "{problems:?}");
     }

@@ -3,11 +3,13 @@
 mod faults;
 mod history;
 mod kit;
+mod losses;
 mod reference;
+mod strays;
 mod together;
 
-use super::{Compare, Write, explain};
-use crate::records::{BrakeCause, BrakeState, ConfirmedDead, DesiredState, MachineRecord, Stamp, Wanted};
+use super::{Write, explain};
+use crate::records::{BrakeCause, BrakeState, DesiredState, Wanted};
 use crate::time::Span;
 use kit::{GRACE, Kit, machine, name};
 
@@ -105,128 +107,6 @@ fn changed_metadata_moves_a_running_unit_and_takes_one_off_that_fits_nowhere() {
     assert!(kit.at("web.service").is_empty());
     assert_eq!(kit.reason("web.service"), "none of 2 machines can run it");
     assert_eq!(kit.against("web.service"), "metadata role=db, required role=web");
-}
-
-#[test]
-fn a_lost_machine_keeps_its_units_for_the_grace_and_then_loses_them_in_fenced_groups() {
-    let mut kit = Kit::new(&["m1", "m2"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    kit.vanish("m1");
-    kit.pass();
-    assert_eq!(kit.at("a.service"), ["m1"]);
-    assert!(kit.lost.contains_key(&machine("m1")));
-    kit.wait(Span(GRACE.0 - 1));
-    assert!(kit.pass().groups.is_empty());
-    kit.wait(Span(1));
-    let plan = kit.pass();
-    assert_eq!(kit.at("a.service"), ["m2"]);
-    let compares = &plan.groups[0].compares;
-    assert!(
-        compares.iter().any(|c| matches!(c, Compare::Presence(id, rev) if id.as_str() == "m1" && rev.0 == 0))
-    );
-    assert!(compares.iter().any(|c| matches!(c, Compare::Lost(id, rev) if id.as_str() == "m1" && rev.0 > 0)));
-    let tombstone = &kit.orders[&(machine("m1"), name("a.service"))].value;
-    assert_eq!(tombstone.wanted, Wanted::Gone, "the machine learns on return that it lost the unit");
-}
-
-#[test]
-fn p1_a_machine_that_has_not_come_since_an_import_is_not_lost_and_keeps_its_units() {
-    let mut kit = Kit::new(&["m1", "m2", "m3"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    let mut record = kit.machines[&machine("m1")].value.clone();
-    record.expected = Some(Stamp::default());
-    kit.set_machine(&machine("m1"), record.clone());
-    kit.vanish("m1");
-    for _ in 0..10 {
-        kit.converge();
-        kit.wait(GRACE);
-    }
-    assert!(kit.lost.is_empty());
-    assert_eq!(kit.at("a.service"), ["m1"]);
-    let why = explain(&kit.world, &name("a.service"), kit.now).unwrap();
-    let against =
-        why.machines.iter().find(|verdict| verdict.machine.as_str() == "m1").unwrap().against.clone();
-    let against = against.expect("it is not there");
-    assert_eq!(against.code(), "machine-expected");
-    assert!(against.to_string().contains("fleetctl machine confirm-dead m1"), "{against}");
-    // Nothing new comes to it.
-    kit.launch("b.service", "");
-    kit.converge();
-    assert_ne!(kit.at("b.service"), ["m1"]);
-    // Unless somebody says that it is off, or it comes and goes.
-    record.confirmed_dead = Some(ConfirmedDead { stamp: Stamp::default() });
-    kit.set_machine(&machine("m1"), record);
-    kit.converge();
-    assert_ne!(kit.at("a.service"), ["m1"]);
-}
-
-#[test]
-fn a_machine_that_returns_within_the_grace_keeps_its_units() {
-    let mut kit = Kit::new(&["m1", "m2"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    kit.vanish("m1");
-    kit.converge();
-    kit.join("m1", &[]);
-    kit.wait(Span::from_secs(60));
-    kit.converge();
-    assert_eq!(kit.at("a.service"), ["m1"]);
-}
-
-#[test]
-fn an_election_of_the_store_makes_the_eviction_wait_once_more_and_only_once() {
-    let mut kit = Kit::new(&["m1", "m2"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    kit.world.apply(crate::world::Event::RaftTerm { term: 3, read_at: kit.now });
-    kit.vanish("m1");
-    kit.converge();
-    for (term, waits) in [(4, true), (5, false)] {
-        kit.wait(GRACE);
-        kit.world.apply(crate::world::Event::RaftTerm { term, read_at: kit.now });
-        kit.pass();
-        assert_eq!(kit.at("a.service") == ["m1"], waits, "term {term}");
-    }
-}
-
-#[test]
-fn a_unit_that_no_other_machine_can_take_stays_where_it_is_and_says_so() {
-    let mut kit = Kit::new(&["m1", "m2"]);
-    kit.launch("pin.service", "MachineID=m1");
-    kit.converge();
-    kit.vanish("m1");
-    kit.converge();
-    kit.wait(GRACE);
-    kit.converge();
-    assert_eq!(kit.at("pin.service"), ["m1"]);
-    assert!(kit.reason("pin.service").contains("target Machine(m1) went away"));
-    let number = kit.orders[&(machine("m1"), name("pin.service"))].value.number;
-    kit.join("m1", &[]);
-    kit.converge();
-    assert_eq!(
-        kit.orders[&(machine("m1"), name("pin.service"))].value.number,
-        number,
-        "nothing new is asked of it"
-    );
-}
-
-#[test]
-fn confirm_dead_needs_no_grace() {
-    let mut kit = Kit::new(&["m1", "m2"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    kit.vanish("m1");
-    kit.set_machine(
-        &machine("m1"),
-        MachineRecord {
-            confirmed_dead: Some(ConfirmedDead { stamp: Stamp::default() }),
-            ..MachineRecord::default()
-        },
-    );
-    kit.converge();
-    assert_eq!(kit.at("a.service"), ["m2"]);
 }
 
 #[test]
@@ -384,19 +264,6 @@ fn a_recreated_name_is_a_new_life_and_replaces_the_old_order() {
 }
 
 #[test]
-fn an_order_whose_unit_record_is_missing_is_frozen_never_taken_as_gone() {
-    let mut kit = Kit::new(&["m1"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    kit.units.clear();
-    kit.world.apply(crate::world::Event::Unit(name("a.service"), None));
-    let plan = kit.pass();
-    assert!(plan.groups.is_empty());
-    assert_eq!(plan.frozen, [(machine("m1"), name("a.service"))]);
-    assert_eq!(kit.at("a.service"), ["m1"]);
-}
-
-#[test]
 fn losing_too_many_machines_closes_the_brake_until_they_return_or_the_operator_goes_on() {
     let mut kit = Kit::new(&["m1", "m2", "m3", "m4", "m5"]);
     for n in 1..=5 {
@@ -451,70 +318,4 @@ fn a_bad_push_of_metadata_is_held_back() {
     kit.release_brake();
     kit.converge();
     assert_eq!(kit.at("u2.service"), ["m2"]);
-}
-
-#[test]
-fn orders_of_an_earlier_epoch_are_issued_anew_with_the_same_counters() {
-    let mut kit = Kit::new(&["m1"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    let before = kit.orders[&(machine("m1"), name("a.service"))].value.clone();
-    let mut cluster = kit.world.cluster().unwrap().clone();
-    cluster.value.epoch.0 += 1;
-    kit.world.apply(crate::world::Event::Cluster(Some(cluster)));
-    let plan = super::plan(&kit.world, &kit.policy(), kit.now);
-    let Some(Write::PutOrder(_, _, after)) = plan.groups[0].writes.first() else { panic!("{plan:?}") };
-    assert!(after.number > before.number);
-    assert_eq!((after.counters, after.wanted), (before.counters, before.wanted));
-}
-
-#[test]
-fn a_copy_without_an_order_is_adopted_where_it_runs_if_its_unit_stands_nowhere() {
-    let mut kit = Kit::new(&["m1", "m2"]);
-    kit.launch("other.service", "MachineID=m2");
-    kit.launch("a.service", "MachineMetadata=k=1");
-    kit.set_metadata("m2", "k", "1");
-    kit.converge();
-    kit.change("a.service", |unit| unit.last_good.requirements.metadata.clear());
-    kit.lose_order("m2", "a.service");
-    kit.lose_placement("a.service");
-    kit.converge();
-    assert_eq!(kit.at("a.service"), ["m2"], "m1 is less loaded, but it runs on m2 already");
-}
-
-#[test]
-fn a_copy_without_an_order_goes_if_its_unit_stands_elsewhere_or_is_not_wanted() {
-    let mut kit = Kit::new(&["m1", "m2"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    kit.vanish("m1");
-    kit.converge();
-    kit.wait(GRACE);
-    kit.converge();
-    assert_eq!(kit.at("a.service"), ["m2"]);
-    kit.lose_order("m1", "a.service");
-    kit.join("m1", &[]);
-    kit.converge();
-    let tombstone = &kit.orders[&(machine("m1"), name("a.service"))].value;
-    assert_eq!((tombstone.wanted, tombstone.reason.code.as_str()), (Wanted::Gone, "elsewhere"));
-    kit.obey("m1");
-    kit.lose_order("m2", "a.service");
-    kit.desire("a.service", DesiredState::Destroyed);
-    kit.converge();
-    assert!(kit.units.contains_key(&name("a.service")), "the copy has to go first");
-    kit.obey("m2");
-    kit.converge();
-    assert!(kit.units.is_empty());
-}
-
-#[test]
-fn a_copy_of_a_unit_that_nobody_knows_is_left_alone() {
-    let mut kit = Kit::new(&["m1"]);
-    kit.launch("a.service", "");
-    kit.converge();
-    kit.lose_order("m1", "a.service");
-    kit.lose_placement("a.service");
-    kit.units.clear();
-    kit.world.apply(crate::world::Event::Unit(name("a.service"), None));
-    assert!(kit.pass().groups.is_empty());
 }

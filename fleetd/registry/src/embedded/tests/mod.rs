@@ -8,6 +8,7 @@ use super::EmbeddedStore;
 mod crashes;
 mod damage;
 mod disk;
+mod hands;
 mod restart;
 mod run;
 mod trouble;

@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
-
-use crate::embedded::{EmbeddedStore, OpenError};
+use super::hands::Hands;
+use crate::embedded::{EmbeddedStore, OpenError, file};
 use crate::store::{
     Header, KeyRange, LeaseTtl, Op, Range, Revision, Store, StoreKind, Txn, WatchReply, WatchRequest,
 };
@@ -56,35 +55,34 @@ async fn everything_survives_a_restart_and_the_term_grows() {
 #[tokio::test]
 async fn lease_has_its_full_time_again_after_a_start() {
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let hands = Hands::new();
+    let open = || {
+        let path = directory.path().join("registry");
+        EmbeddedStore::on_disks(file::open(&path).unwrap(), &path, hands.clock()).unwrap()
+    };
+    let store = open();
     let ttl = Duration::from_secs(2);
     let (kept, dead) = (store.lease_grant(ttl).await.unwrap(), store.lease_grant(ttl).await.unwrap());
     store.txn(Txn::of(vec![Op::put_leased("/p", "x", kept.id)])).await.unwrap();
     store.lease_revoke(dead.id).await.unwrap();
     // Some of its time has to be gone, so that a full time differs from what was left.
-    let spent = timeout(Duration::from_secs(10), async {
-        while store.lease_ttl(kept.id).await.unwrap().unwrap().remaining > Duration::from_millis(1_200) {
-            sleep(Duration::from_millis(20)).await;
-        }
-    });
-    spent.await.expect("the time of a lease goes by");
+    hands.advance(1_500);
+    let left = store.lease_ttl(kept.id).await.unwrap().unwrap().remaining;
+    assert!(left < Duration::from_secs(1), "{left:?}");
     drop(store);
-    let store = open(directory.path());
+    let store = open();
     let left = store.lease_ttl(kept.id).await.unwrap();
-    assert!(
-        matches!(left, Some(LeaseTtl { granted, remaining })
-        if granted == ttl && remaining > Duration::from_millis(1_500)),
-        "{left:?}"
-    );
+    assert_eq!(left, Some(LeaseTtl { granted: ttl, remaining: ttl }));
     assert_eq!(store.lease_ttl(dead.id).await, Ok(None));
     let next = store.lease_grant(ttl).await.unwrap();
     assert!(next.id > dead.id, "ids are never given twice");
-    let gone = timeout(Duration::from_secs(10), async {
-        while store.range(Range::key("/p")).await.unwrap().count > 0 {
-            sleep(Duration::from_millis(50)).await;
-        }
-    });
-    gone.await.expect("it runs out if nobody renews it");
+    hands.advance(1_500);
+    put(&store, "/a", "1").await;
+    assert_eq!(store.range(Range::key("/p")).await.unwrap().count, 1);
+    // The writer looks at the clock with the next write.
+    hands.advance(500);
+    put(&store, "/a", "2").await;
+    assert_eq!(store.range(Range::key("/p")).await.unwrap().count, 0, "it runs out if nobody renews it");
 }
 
 #[tokio::test]

@@ -1,14 +1,13 @@
 //! A disk that is full or gone while the store runs.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::disk::{Failing, Machine};
+use super::hands::Hands;
 use super::run::{append, created, open, view};
 use crate::embedded::EmbeddedStore;
 use crate::embedded::base;
@@ -67,28 +66,6 @@ fn start(machine: &Machine) -> EmbeddedStore {
 
 fn start_by(machine: &Machine, clock: Clock) -> EmbeddedStore {
     EmbeddedStore::on_disks(machine.disks(), Path::new("registry-under-test"), clock).unwrap()
-}
-
-/// Time that goes by when a test says so. The writer looks at it with the next write.
-#[derive(Clone)]
-struct Hands {
-    begin: Instant,
-    passed: Arc<AtomicU64>,
-}
-
-impl Hands {
-    fn new() -> Self {
-        Self { begin: Instant::now(), passed: Arc::default() }
-    }
-
-    fn clock(&self) -> Clock {
-        let hands = self.clone();
-        Clock::of(move || hands.begin + Duration::from_millis(hands.passed.load(Ordering::SeqCst)))
-    }
-
-    fn advance(&self, millis: u64) {
-        self.passed.fetch_add(millis, Ordering::SeqCst);
-    }
 }
 
 fn put(value: &str) -> Txn {
