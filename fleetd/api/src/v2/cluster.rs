@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::StampView;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ClusterView {
     pub id: String,
@@ -27,6 +28,7 @@ pub struct ClusterView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct StoreView {
     /// `etcd` or `embedded`.
@@ -37,6 +39,7 @@ pub struct StoreView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct LeaderView {
     pub machine: String,
@@ -46,6 +49,7 @@ pub struct LeaderView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct HoldView {
     /// The machine that noticed.
@@ -55,6 +59,7 @@ pub struct HoldView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct BrakeView {
     /// `mass-loss` or `mass-change`.
@@ -72,6 +77,7 @@ pub struct BrakeView {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct MachineCounts {
     pub present: usize,
@@ -83,6 +89,7 @@ pub struct MachineCounts {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct LocalView {
     pub machine: String,
@@ -102,6 +109,7 @@ pub struct LocalView {
 
 /// Re-anchors the cluster after its store was rolled back. Without `yes` nothing is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct AdoptRequest {
     pub yes: bool,
@@ -110,6 +118,7 @@ pub struct AdoptRequest {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct AdoptReport {
     /// What runs and would be stopped, as far as the present machines report it.
@@ -121,6 +130,7 @@ pub struct AdoptReport {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct AdoptEffect {
     pub unit: String,

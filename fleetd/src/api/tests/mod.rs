@@ -3,6 +3,7 @@
 mod bounds;
 mod child;
 mod many;
+mod openapi;
 mod passed;
 mod requests;
 mod server;
@@ -10,6 +11,7 @@ mod tls;
 mod transfer;
 mod v1;
 mod wait;
+mod watching;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
