@@ -72,7 +72,12 @@ impl LocalAgent for Fake {
 }
 impl EngineView for Fake {
     fn engine(&self) -> EngineReport {
-        EngineReport { counters: vec![("pass_count_total", 7)], ..EngineReport::default() }
+        let tasks = vec![
+            ("task_count_total", "attemptscheduleunit", 3),
+            ("task_count_total", "unscheduleunit", 1),
+            ("reconcile_failure_count_total", "run", 2),
+        ];
+        EngineReport { counters: vec![("pass_count_total", 7)], tasks, ..EngineReport::default() }
     }
 }
 
