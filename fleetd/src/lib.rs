@@ -12,6 +12,7 @@
 //! | [`agent`] | makes this machine's systemd obey its orders |
 //! | [`notify`] | what systemd is told |
 //! | [`runtime`] | the threads that all of it runs on |
+//! | [`dump`] | what its agent knows, printed at SIGUSR1 |
 //! | [`memory`] | what a burst left behind is given back |
 //! | [`engine`] | one elected leader turns units and machines into orders |
 //!
@@ -21,6 +22,7 @@ pub mod agent;
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod dump;
 mod durable;
 pub mod engine;
 pub mod identity;
