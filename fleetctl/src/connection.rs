@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use fleet_api::client::{Client, ClientError, NdjsonStream};
+use fleet_api::client::{Client, ClientError, EventStream, NdjsonStream};
 use fleet_api::paths;
 use fleet_api::v2::{
     AdoptReport, AdoptRequest, ChangeReport, ChangeRequest, ClusterView, Done, EventList, Explanation,
     HealthView, ImportReport, ImportRequest, JoinReport, JoinRequest, MachineList, Requester, StateList,
-    StatusReport, UnitList, UnitView, WaitRequest,
+    StatusReport, UnitList, UnitView, WaitRequest, WatchKind,
 };
 use serde::de::DeserializeOwned;
 
@@ -166,6 +166,13 @@ impl Connection {
 
     pub async fn wait(&self, request: &WaitRequest) -> Result<NdjsonStream, ClientError> {
         self.traced("POST", paths::WAIT, self.client.post_stream(paths::WAIT, request)).await
+    }
+
+    /// One list, and what changes in it; after `since`, what has changed since that id.
+    pub async fn watch(&self, kind: WatchKind, since: Option<&str>) -> Result<EventStream, ClientError> {
+        let query = [("kind", kind.as_str())].into_iter().chain(since.map(|since| ("since", since)));
+        let path = paths::with_query(paths::WATCH, query);
+        self.traced("GET", &path, self.client.get_events(&path)).await
     }
 
     /// A read. One whose connection breaks, as when fleetd is replaced, is sent again.

@@ -17,6 +17,7 @@ mod report;
 mod settings;
 mod ssh;
 mod wait;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,7 @@
 //! | [`agent`] | makes this machine's systemd obey its orders |
 //! | [`notify`] | what systemd is told |
 //! | [`runtime`] | the threads that all of it runs on |
+//! | [`dump`] | what its agent knows, printed at SIGUSR1 |
 //! | [`memory`] | what a burst left behind is given back |
 //! | [`engine`] | one elected leader turns units and machines into orders |
 //!
@@ -23,6 +24,7 @@ pub mod api;
 pub mod claim;
 pub mod clock;
 pub mod config;
+pub mod dump;
 mod durable;
 pub mod engine;
 pub mod identity;

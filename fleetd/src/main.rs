@@ -15,6 +15,7 @@ use fleetd::api::{Passed, passed};
 use fleetd::clock::Clock;
 use fleetd::config::reload::{self, Reloader};
 use fleetd::config::{self, Config, Format, Sources};
+use fleetd::dump;
 use fleetd::identity::Identity;
 use fleetd::memory;
 use fleetd::notify;
@@ -202,6 +203,8 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    // From here on: until now it would have ended fleetd.
+    let asked = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
     let Opened { store, lease } = store::open(&config).await?;
     let systemd = DbusSystemd::connect(fleet_systemd::Options {
         units_directory: config.units_directory.clone(),
@@ -212,6 +215,7 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
     let environment = systemd.environment().await.context("systemd does not say which boot this is")?;
     let boot = BootId::parse(&environment.boot_id).context("systemd names no boot")?;
     let identity = Identity::of_this_machine(&config.runtime_directory, boot)?;
+    let machine = identity.machine.clone();
     let mut daemon = Daemon::start(DaemonOptions {
         config,
         identity,
@@ -228,6 +232,9 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
     daemon.supervise(tell);
     let reload = reload::run(reloader.with(daemon.describer()), hangup, daemon.shutdown.clone());
     daemon.supervise(reload);
+    let agent = daemon.agent.clone();
+    let dump = dump::run(machine, move || agent.status().units.clone(), asked, daemon.shutdown.clone());
+    daemon.supervise(dump);
     let memory = memory::give_back(daemon.shutdown.clone());
     daemon.supervise(memory);
     tokio::select! {

@@ -1,14 +1,16 @@
 //! `fleetctl list-machines`: the machines that are there, and with `--all` those that are lost.
 
 use clap::Args;
-use fleet_api::v2::{MachineState, MachineView};
+use fleet_api::v2::{MachineList, MachineState, MachineView, WatchKind};
 
 use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::{ListFlags, go_bool};
 use crate::output::table::{self, Field};
+use crate::output::watch::WatchFlag;
 use crate::output::{self, json};
+use crate::watch;
 
 /// List the machines of the cluster
 #[derive(Args, Debug)]
@@ -25,6 +27,8 @@ pub struct ListMachines {
     pub all: bool,
     #[command(flatten)]
     pub list: ListFlags,
+    #[command(flatten)]
+    pub watch: WatchFlag,
 }
 
 const FIELDS: [Field<MachineView>; 12] = [
@@ -55,7 +59,30 @@ pub async fn run(connection: &Connection, command: ListMachines) -> anyhow::Resu
         output::note(error.to_string());
         return Ok(Exit::FAILED);
     }
-    let mut list = match connection.machines().await {
+    let text = |mut list: MachineList| -> anyhow::Result<String> {
+        if !command.all {
+            // Scripts take the first column as the machines that are there.
+            list.machines.retain(|machine| {
+                !matches!(
+                    machine.state,
+                    MachineState::Lost | MachineState::Expected | MachineState::Forgotten
+                )
+            });
+        }
+        list.machines.sort_by(|a, b| a.id.cmp(&b.id));
+        if output.is_json() && command.watch.watch {
+            return json::line(&list);
+        }
+        if output.is_json() {
+            return json::text(&list);
+        }
+        Ok(table::list(&FIELDS, &command.fields, &list.machines, full, !no_legend)?)
+    };
+    if command.watch.watch {
+        let is_json = output.is_json();
+        return watch::follow(connection, WatchKind::Machine, is_json, |rows| text(rows.machines())).await;
+    }
+    let list = match connection.machines().await {
         Ok(list) => list,
         Err(error) => {
             output::note(format!(
@@ -64,17 +91,6 @@ pub async fn run(connection: &Connection, command: ListMachines) -> anyhow::Resu
             return Ok(change::exit_of(&error));
         }
     };
-    if !command.all {
-        // Scripts take the first column as the machines that are there.
-        list.machines.retain(|machine| {
-            !matches!(machine.state, MachineState::Lost | MachineState::Expected | MachineState::Forgotten)
-        });
-    }
-    list.machines.sort_by(|a, b| a.id.cmp(&b.id));
-    if output.is_json() {
-        json::print(&list)?;
-    } else {
-        output::raw(table::list(&FIELDS, &command.fields, &list.machines, full, !no_legend)?)?;
-    }
+    output::raw(text(list)?)?;
     Ok(Exit::DONE)
 }

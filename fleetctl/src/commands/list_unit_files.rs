@@ -1,14 +1,16 @@
 //! `fleetctl list-unit-files`: what is stored and wanted, a row for each unit.
 
 use clap::Args;
-use fleet_api::v2::{UnitList, UnitView};
+use fleet_api::v2::{UnitList, UnitView, WatchKind};
 
 use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::ListFlags;
 use crate::output::table::{self, Field};
+use crate::output::watch::WatchFlag;
 use crate::output::{self, json};
+use crate::watch;
 
 /// List stored units and what is wanted of them
 #[derive(Args, Debug)]
@@ -21,6 +23,8 @@ pub struct ListUnitFiles {
     pub fields: String,
     #[command(flatten)]
     pub list: ListFlags,
+    #[command(flatten)]
+    pub watch: WatchFlag,
 }
 
 const FIELDS: [Field<UnitView>; 12] = [
@@ -72,23 +76,31 @@ pub async fn run(connection: &Connection, command: ListUnitFiles) -> anyhow::Res
     if command.fields.split(',').any(|field| field == "tmachine") {
         output::note("WARNING: The \"tmachine\" field is deprecated. Use \"target\" instead");
     }
-    let UnitList { mut units, unreadable, .. } = match connection.all_units().await {
+    let text = |list: UnitList| -> anyhow::Result<String> {
+        let UnitList { mut units, unreadable, .. } = list;
+        units.sort_by(|a, b| a.name.cmp(&b.name));
+        if !output.is_json() {
+            return Ok(table::list(&FIELDS, &command.fields, &units, full, !no_legend)?);
+        }
+        let mut document = serde_json::json!({ "units": units });
+        if !unreadable.is_empty() {
+            document["unreadable"] = serde_json::json!(unreadable);
+        }
+        if command.watch.watch { json::line(&document) } else { json::text(&document) }
+    };
+    if command.watch.watch {
+        let is_json = output.is_json();
+        return watch::follow(connection, WatchKind::Unit, is_json, |rows| text(rows.units())).await;
+    }
+    let list = match connection.all_units().await {
         Ok(list) => list,
         Err(error) => {
             output::note(format!("Error retrieving list of units from repository: {error}"));
             return Ok(change::exit_of(&error));
         }
     };
-    units.sort_by(|a, b| a.name.cmp(&b.name));
-    if output.is_json() {
-        let mut document = serde_json::json!({ "units": units });
-        if !unreadable.is_empty() {
-            document["unreadable"] = serde_json::json!(unreadable);
-        }
-        json::print(&document)?;
-    } else {
-        output::raw(table::list(&FIELDS, &command.fields, &units, full, !no_legend)?)?;
-    }
+    let unreadable = list.unreadable.clone();
+    output::raw(text(list)?)?;
     for unit in &unreadable {
         output::log!("WARN", "Unit {}: {}", unit.name, unit.text);
     }

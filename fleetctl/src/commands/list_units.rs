@@ -1,14 +1,16 @@
 //! `fleetctl list-units`: what machines say of units, a row for each.
 
 use clap::Args;
-use fleet_api::v2::StateView;
+use fleet_api::v2::{StateList, StateView, WatchKind};
 
 use crate::change;
 use crate::connection::Connection;
 use crate::exit::Exit;
 use crate::flags::ListFlags;
 use crate::output::table::{self, Field};
+use crate::output::watch::WatchFlag;
 use crate::output::{self, json};
+use crate::watch;
 
 /// List units and their states on machines
 #[derive(Args, Debug)]
@@ -21,6 +23,8 @@ pub struct ListUnits {
     pub fields: String,
     #[command(flatten)]
     pub list: ListFlags,
+    #[command(flatten)]
+    pub watch: WatchFlag,
 }
 
 const FIELDS: [Field<StateView>; 11] = [
@@ -53,18 +57,27 @@ pub async fn run(connection: &Connection, command: ListUnits) -> anyhow::Result<
         output::note(error.to_string());
         return Ok(Exit::FAILED);
     }
-    let mut list = match connection.states().await {
+    let text = |mut list: StateList| -> anyhow::Result<String> {
+        list.states.sort_by(|a, b| (&a.unit, &a.machine).cmp(&(&b.unit, &b.machine)));
+        if output.is_json() && command.watch.watch {
+            return json::line(&list);
+        }
+        if output.is_json() {
+            return json::text(&list);
+        }
+        Ok(table::list(&FIELDS, &command.fields, &list.states, full, !no_legend)?)
+    };
+    if command.watch.watch {
+        let is_json = output.is_json();
+        return watch::follow(connection, WatchKind::State, is_json, |rows| text(rows.states())).await;
+    }
+    let list = match connection.states().await {
         Ok(list) => list,
         Err(error) => {
             output::note(format!("Error retrieving list of units from repository: {error}"));
             return Ok(change::exit_of(&error));
         }
     };
-    list.states.sort_by(|a, b| (&a.unit, &a.machine).cmp(&(&b.unit, &b.machine)));
-    if output.is_json() {
-        json::print(&list)?;
-    } else {
-        output::raw(table::list(&FIELDS, &command.fields, &list.states, full, !no_legend)?)?;
-    }
+    output::raw(text(list)?)?;
     Ok(Exit::DONE)
 }

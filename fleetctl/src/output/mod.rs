@@ -3,6 +3,7 @@
 pub mod json;
 pub mod progress;
 pub mod table;
+pub mod watch;
 
 use std::io::{self, Write};
 

@@ -31,6 +31,10 @@ pub enum Answer {
     LinesThenSilence(Vec<Value>),
     /// Lines, then a connection that breaks.
     LinesThenBreak(Vec<Value>),
+    /// Text, then silence on an open connection.
+    TextThenSilence(String),
+    /// Text, then a connection that breaks.
+    TextThenBreak(String),
     /// Nothing at all, on an open connection.
     Silence,
 }
@@ -56,6 +60,12 @@ impl Answer {
             Answer::Lines(lines) => (200, full(text(&lines))),
             Answer::LinesThenSilence(lines) => (200, open(&lines, false)),
             Answer::LinesThenBreak(lines) => (200, open(&lines, true)),
+            Answer::TextThenSilence(text) => {
+                (200, OpenEnd { text: Some(text), is_breaking: false, is_sent: false }.boxed())
+            }
+            Answer::TextThenBreak(text) => {
+                (200, OpenEnd { text: Some(text), is_breaking: true, is_sent: false }.boxed())
+            }
             Answer::Silence => unreachable!("silence is no response"),
         };
         Response::builder().status(status).body(body).expect("a canned answer is well-formed")

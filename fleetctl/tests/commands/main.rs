@@ -6,3 +6,4 @@ mod fake;
 mod tls;
 mod views;
 mod waits;
+mod watches;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What went wrong. `code` repeats the HTTP status; inside a batch it is the status the request would have had alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 #[error("{message}{}", remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default())]
 pub struct ApiError {
@@ -30,6 +31,7 @@ impl ApiError {
 
 /// `{"error":{"code":404,"message":"unit does not exist"}}`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorBody {
     pub error: ApiError,
 }

@@ -34,6 +34,10 @@ pub const MACHINES: &str = "/fleet/v2/machines";
 pub const MACHINE_FORGET: &str = "/fleet/v2/machines/{id}/forget";
 /// POST: [`crate::v2::Requester`] -> [`crate::v2::Done`].
 pub const MACHINE_CONFIRM_DEAD: &str = "/fleet/v2/machines/{id}/confirm-dead";
+/// GET `[?kind=&since=]`: server-sent events, [`crate::v2::WatchEvent`]. `kind` may be repeated.
+pub const WATCH: &str = "/fleet/v2/watch";
+/// GET: this API as an OpenAPI document.
+pub const OPENAPI: &str = "/fleet/v2/openapi.json";
 /// GET `[?limit=&since=&unit=]`: [`crate::v2::EventList`], newest last. `since` is in Unix milliseconds.
 pub const EVENTS: &str = "/fleet/v2/events";
 /// GET: [`crate::v2::ClusterView`].

@@ -41,6 +41,14 @@ fn render(api: &Api) -> String {
     for (name, value) in &engine.counters {
         text.counter(&format!("fleet_engine_{name}"), "Of this machine's engine.", *value);
     }
+    let mut before = "";
+    for (name, kind, value) in &engine.tasks {
+        if *name != before {
+            text.head(&format!("fleet_engine_{name}"), task_help(name), "counter");
+        }
+        text.value(&format!("fleet_engine_{name}"), &format!("{{type=\"{kind}\"}} {value}"));
+        before = name;
+    }
     for (name, value) in &agent.counters {
         text.counter(&format!("fleet_agent_{name}"), "Of this machine's agent.", *value);
     }
@@ -65,6 +73,19 @@ fn render(api: &Api) -> String {
     text.0
 }
 
+/// What the names of fleet 1.0 count.
+fn task_help(name: &str) -> &'static str {
+    match name {
+        "task_count_total" => "Units that this leader gave to a machine or took from one.",
+        "task_failure_count_total" => "The same where the registry did not take it; it is planned again.",
+        "reconcile_failure_count_total" => {
+            "Units taken from lost machines, passes that the registry did not take, and decisions that no machine can \
+             take a unit."
+        }
+        _ => "Of this machine's engine.",
+    }
+}
+
 fn flag(is_set: bool) -> f64 {
     if is_set { 1.0 } else { 0.0 }
 }
@@ -82,7 +103,17 @@ impl Text {
     }
 
     fn line(&mut self, name: &str, help: &str, kind: &str, rest: &str) {
+        self.head(name, help, kind);
+        self.value(name, rest);
+    }
+
+    /// Of all values of one name, which follow it.
+    fn head(&mut self, name: &str, help: &str, kind: &str) {
         // Writing into a string cannot fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{rest}");
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn value(&mut self, name: &str, rest: &str) {
+        let _ = writeln!(self.0, "{name}{rest}");
     }
 }

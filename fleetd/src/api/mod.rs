@@ -126,6 +126,8 @@ pub struct Limits {
     pub connections: usize,
     /// Answers of other machines that are passed on at once: each is a connection there, and a program or two.
     pub relays: usize,
+    /// Lists that are followed at once; each holds as much memory as the lists that it follows.
+    pub watches: usize,
     /// How long a client on TCP may leave what is sent to it unread.
     pub stall: Duration,
     /// The same on a unix socket, where a person may be reading a journal page by page.
@@ -153,6 +155,7 @@ impl Default for Limits {
             handshakes: 128,
             connections: 1024,
             relays: 128,
+            watches: 64,
             stall: Duration::from_secs(30),
             patience: Duration::from_secs(600),
             heartbeat: Duration::from_secs(5),

@@ -96,6 +96,8 @@ pub struct EngineReport {
     pub text: String,
     /// Name after `fleet_engine_`, value; counts that only grow.
     pub counters: Vec<(&'static str, u64)>,
+    /// The same with a `type`; those of one name stand together.
+    pub tasks: Vec<(&'static str, &'static str, u64)>,
 }
 
 /// To which cluster this machine belongs, and its move to another store or cluster.

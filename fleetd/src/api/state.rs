@@ -25,6 +25,7 @@ pub(super) struct Api(Arc<Shared>);
 struct Shared {
     options: Options,
     relays: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
     bodies: Bodies,
 }
 
@@ -38,8 +39,9 @@ impl std::ops::Deref for Api {
 impl Api {
     pub fn new(options: Options) -> Api {
         let relays = Arc::new(Semaphore::new(options.limits.relays));
+        let watches = Arc::new(Semaphore::new(options.limits.watches));
         let bodies = Bodies::new(&options.limits);
-        Api(Arc::new(Shared { options, relays, bodies }))
+        Api(Arc::new(Shared { options, relays, watches, bodies }))
     }
 
     pub fn bodies(&self) -> &Bodies {
@@ -53,6 +55,15 @@ impl Api {
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, message).with_remedy(
                 "try again; end a `fleetctl journal` that nobody reads, or ask the unit's machine itself",
             )
+        })
+    }
+
+    /// Held for as long as a client follows lists.
+    pub fn watch(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        Arc::clone(&self.0.watches).try_acquire_owned().map_err(|_| {
+            let message = "as many clients follow this machine's lists as may";
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)
+                .with_remedy("try again; end a `--watch` that nobody reads, or ask another machine")
         })
     }
 

@@ -81,15 +81,27 @@ impl<'s> Units<'s> {
 
     /// One unit, with the orders and rows that are in the snapshot.
     pub fn view(&self, name: &UnitName, record: &Versioned<UnitRecord>, text: Option<String>) -> UnitView {
-        let (mut orders, mut states) = (Vec::new(), Vec::new());
-        for machine in self.on.get(name).into_iter().flatten().copied() {
-            let row = self.snapshot.states.get(machine).and_then(|rows| rows.get(name)).map(|row| &row.value);
-            let order = self.snapshot.orders.get(machine).and_then(|orders| orders.get(name));
-            orders.extend(order.map(|order| order_view(machine, &order.value, row)));
-            states.extend(row.map(|row| state(self.snapshot, machine, name, row, self.now)));
-        }
-        unit(self.snapshot, name, record, UnitView { orders, states, text, ..UnitView::default() })
+        let on = self.on.get(name).into_iter().flatten().copied();
+        UnitView { text, ..unit_on(self.snapshot, self.now, name, record, on) }
     }
+}
+
+/// One unit, with its orders and rows of these machines.
+pub(super) fn unit_on<'m>(
+    snapshot: &Snapshot,
+    now: Timestamp,
+    name: &UnitName,
+    record: &Versioned<UnitRecord>,
+    on: impl IntoIterator<Item = &'m MachineId>,
+) -> UnitView {
+    let (mut orders, mut states) = (Vec::new(), Vec::new());
+    for machine in on {
+        let row = snapshot.states.get(machine).and_then(|rows| rows.get(name)).map(|row| &row.value);
+        let order = snapshot.orders.get(machine).and_then(|orders| orders.get(name));
+        orders.extend(order.map(|order| order_view(machine, &order.value, row)));
+        states.extend(row.map(|row| state(snapshot, machine, name, row, now)));
+    }
+    unit(snapshot, name, record, UnitView { orders, states, ..UnitView::default() })
 }
 
 /// What the records of a unit say; `around` has the rest.

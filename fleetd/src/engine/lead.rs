@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::tasks::Effects;
 use super::upkeep::Upkeep;
 use super::{AUDIT_EVERY, EngineOptions, EngineStatus};
 
@@ -246,7 +247,11 @@ impl Office<'_> {
         let plan = self.decide(now).await;
         let took = began.elapsed();
         self.sequence = plan.next_sequence;
+        let effects = Effects::of(&plan, &self.world);
         let outcomes = self.execute(&plan, now).await;
+        if !outcomes.is_empty() {
+            self.status.send_modify(|status| status.tasks.count(&effects, &outcomes));
+        }
         let applied = outcomes.iter().filter(|outcome| outcome.is_applied()).count();
         let conflicts = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Conflict)).count();
         let error = outcomes.iter().find_map(|outcome| match outcome {

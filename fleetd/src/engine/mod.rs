@@ -6,6 +6,7 @@
 
 mod campaign;
 mod lead;
+pub mod tasks;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -73,6 +74,7 @@ pub struct EngineStatus {
     /// Groups that something else had overtaken; planned anew.
     pub groups_conflicted: u64,
     pub failures: u64,
+    pub tasks: tasks::TaskCounts,
     /// Why the registry did not take the last pass's writes; none if it took them.
     pub last_error: Option<String>,
     /// The brake holds something back.

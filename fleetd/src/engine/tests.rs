@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use unit_files::UnitName;
 
+use super::tasks::{Task, TaskCounts};
 use super::{EngineHandle, EngineOptions, start};
 use crate::clock::Clock;
 use crate::member::MemberFile;
@@ -281,6 +282,38 @@ async fn a_machine_whose_presence_is_gone_is_marked_and_its_units_move_after_the
     assert!((Duration::from_millis(4_900)..Duration::from_millis(5_500)).contains(&waited), "{waited:?}");
     let tombstone = &moved.orders[&id("m1")][&UnitName::parse("a.service").unwrap()].value;
     assert_eq!(tombstone.wanted, Wanted::Gone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_to_placements_is_counted_once_each() {
+    let cluster = Cluster::new().await;
+    let mut leader = cluster.candidate("m3");
+    leader.leads().await;
+    cluster.launch("a.service").await;
+    cluster.until("a is judged", |s| !s.placements.is_empty()).await;
+    cluster.machine("m1").await;
+    cluster.until("a is placed", |s| Cluster::at(s, "a.service").is_some()).await;
+    cluster.machine("m2").await;
+    cluster.launch("bb.service").await;
+    cluster.until("bb is placed", |s| Cluster::at(s, "bb.service").is_some()).await;
+    let presence = cluster.registry.keys().key(&fleet_registry::keys::Key::Presence(id("m1")));
+    let gone = fleet_registry::store::Txn::of(vec![fleet_registry::store::Op::delete(presence)]);
+    cluster.store.client("test").txn(gone).await.unwrap();
+    cluster.until("a has moved", |s| Cluster::at(s, "a.service").as_deref() == Some("m2")).await;
+    let expected = TaskCounts {
+        scheduled: Task { done: 3, failed: 0 },
+        unscheduled: Task { done: 1, failed: 0 },
+        machine_away: 1,
+        unplaceable: 1,
+    };
+    let counted = leader.handle.status.wait_for(|status| status.tasks == expected);
+    let counted = timeout(Duration::from_secs(60), counted).await.map(|_| ());
+    assert!(counted.is_ok(), "{:?}", leader.handle.status.borrow().tasks);
+    // Passes that find nothing to do count nothing.
+    let passes = leader.handle.status.borrow().passes;
+    let later = leader.handle.status.wait_for(|status| status.passes > passes);
+    timeout(Duration::from_secs(3_600), later).await.unwrap().unwrap();
+    assert_eq!(leader.handle.status.borrow().tasks, expected);
 }
 
 #[tokio::test(start_paused = true)]

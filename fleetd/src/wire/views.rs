@@ -123,6 +123,15 @@ impl EngineView for EngineHandle {
                 ("audit_count_total", status.audits),
                 ("audit_difference_count_total", status.audit_differences),
             ],
+            tasks: vec![
+                ("task_count_total", "attemptscheduleunit", status.tasks.scheduled.done),
+                ("task_count_total", "unscheduleunit", status.tasks.unscheduled.done),
+                ("task_failure_count_total", "attemptscheduleunit", status.tasks.scheduled.failed),
+                ("task_failure_count_total", "unscheduleunit", status.tasks.unscheduled.failed),
+                ("reconcile_failure_count_total", "machine_away", status.tasks.machine_away),
+                ("reconcile_failure_count_total", "run", status.failures),
+                ("reconcile_failure_count_total", "schedule", status.tasks.unplaceable),
+            ],
         }
     }
 }

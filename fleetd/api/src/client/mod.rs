@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod error;
+mod events;
 mod stream;
 mod tls;
 mod tls_problem;
@@ -29,11 +30,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::ClientError;
+pub use events::{EventStream, Received};
 pub use stream::NdjsonStream;
 pub use tls::{Tls, TlsError, TlsOptions};
 pub use tls_problem::TlsProblem;
 
 use crate::ErrorBody;
+use stream::Lines;
 
 /// Largest answer that is read as one document: some 20,000 units with states stay far below.
 const MAX_BODY_BYTES: usize = 256 * 1024 * 1024;
@@ -196,7 +199,16 @@ impl Client {
     /// As for [`get`](Client::get), as far as the head of the answer.
     pub async fn get_stream(&self, path: &str) -> Result<NdjsonStream, ClientError> {
         let (response, connection) = self.send(&Method::GET, path, None).await?;
-        self.stream(path, response, connection).await
+        self.lines(path, response, connection).await.map(NdjsonStream::new)
+    }
+
+    /// Opens a stream of server-sent events.
+    ///
+    /// # Errors
+    /// As for [`get`](Client::get), as far as the head of the answer.
+    pub async fn get_events(&self, path: &str) -> Result<EventStream, ClientError> {
+        let (response, connection) = self.send(&Method::GET, path, None).await?;
+        self.lines(path, response, connection).await.map(EventStream::new)
     }
 
     /// Opens a stream of lines by a POST.
@@ -205,7 +217,7 @@ impl Client {
     /// As for [`get`](Client::get), as far as the head of the answer.
     pub async fn post_stream(&self, path: &str, body: &impl Serialize) -> Result<NdjsonStream, ClientError> {
         let (response, connection) = self.send(&Method::POST, path, Some(self.encode(path, body)?)).await?;
-        self.stream(path, response, connection).await
+        self.lines(path, response, connection).await.map(NdjsonStream::new)
     }
 
     fn encode(&self, path: &str, body: &impl Serialize) -> Result<Bytes, ClientError> {
@@ -328,23 +340,18 @@ impl Client {
         Ok((status, bytes))
     }
 
-    async fn stream(
+    async fn lines(
         &self,
         path: &str,
         response: Response<Incoming>,
         connection: SendRequest<Full<Bytes>>,
-    ) -> Result<NdjsonStream, ClientError> {
+    ) -> Result<Lines, ClientError> {
         if !response.status().is_success() {
             let (status, bytes) = self.collect(path, response, connection).await?;
             return Err(api_error(status, &bytes));
         }
-        Ok(NdjsonStream::new(
-            response.into_body(),
-            connection,
-            self.name.clone(),
-            path.to_owned(),
-            self.timeouts.silence,
-        ))
+        let (server, path) = (self.name.clone(), path.to_owned());
+        Ok(Lines::new(response.into_body(), connection, server, path, self.timeouts.silence))
     }
 
     /// With TLS 1.3 a server judges the client's certificate when the client's part of the handshake is over, so that its

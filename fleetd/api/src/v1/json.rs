@@ -1,8 +1,10 @@
 //! JSON as Go's encoder writes it and as its decoder reads it.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The keys of request bodies, as the types spell them. Requests may spell them in any case.
 const REQUEST_KEYS: [&str; 9] =
@@ -20,6 +22,9 @@ pub enum DecodeError {
     /// A character that cannot stand where it stands; the message is Go's as far as it names the place.
     #[error("invalid character {character:?} {place}")]
     Character { character: char, place: &'static str },
+    /// fleet 1.0 put another character in its place, so that the unit was never the one that was sent.
+    #[error("invalid UTF-8 at byte {at}")]
+    Utf8 { at: usize },
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
@@ -76,33 +81,90 @@ pub fn to_v1_json<T: Serialize>(value: &T) -> String {
 }
 
 /// Reads a request body: keys in any case, unknown keys and everything after the first value ignored, `null` as
-/// nothing at all. Bytes that are no UTF-8 inside strings become U+FFFD.
+/// nothing at all.
 ///
 /// # Errors
-/// An empty body, and what is no JSON or has values of other types than `T`.
+/// An empty body, and what is no JSON or has values of other types than `T`; a key that comes twice in one object,
+/// whatever the cases of its letters, because the sender cannot mean both; bytes that are no UTF-8; more than 127 values
+/// in each other.
 pub fn decode_request<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, DecodeError> {
-    let text = String::from_utf8_lossy(body);
-    let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
-    let mut value =
-        values.next().ok_or(DecodeError::Empty)?.map_err(|error| DecodeError::of_syntax(&text, error))?;
+    let text =
+        std::str::from_utf8(body).map_err(|error| DecodeError::Utf8 { at: error.valid_up_to() + 1 })?;
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Body>();
+    let Body(value) =
+        values.next().ok_or(DecodeError::Empty)?.map_err(|error| DecodeError::of_syntax(text, error))?;
     if value.is_null() {
         return Ok(T::default());
     }
-    spell_keys(&mut value);
     Ok(serde_json::from_value(value)?)
 }
 
-fn spell_keys(value: &mut Value) {
-    match value {
-        Value::Array(items) => items.iter_mut().for_each(spell_keys),
-        Value::Object(map) => {
-            for (key, mut inner) in std::mem::take(map) {
-                spell_keys(&mut inner);
-                let known = REQUEST_KEYS.iter().find(|known| known.eq_ignore_ascii_case(&key));
-                map.insert(known.map_or(key, |known| (*known).to_owned()), inner);
-            }
+/// A value whose keys are spelled as the types spell them, each once.
+struct Body(Value);
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Body, D::Error> {
+        deserializer.deserialize_any(BodyVisitor).map(Body)
+    }
+}
+
+struct BodyVisitor;
+
+impl<'de> Visitor<'de> for BodyVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Body(item)) = items.next_element()? {
+            list.push(item);
         }
-        _ => {}
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            let known = REQUEST_KEYS.iter().find(|known| known.eq_ignore_ascii_case(&key));
+            let key = known.map_or(key, |known| (*known).to_owned());
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
+            }
+            let Body(value) = entries.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(map.into())
     }
 }
 
@@ -141,6 +203,29 @@ mod tests {
         .unwrap();
         assert_eq!((unit.name.as_str(), unit.desired_state.as_str()), ("a.service", "launched"));
         assert_eq!(unit.options[0].value, "v");
+    }
+
+    #[test]
+    fn a_key_twice_and_bytes_that_are_no_text_are_refused() {
+        let told = |body: &[u8]| decode_request::<Unit>(body).unwrap_err().to_string();
+        for body in [r#"{"name":"a","name":"a"}"#, r#"{"name":"a","NAME":"b"}"#] {
+            assert!(told(body.as_bytes()).starts_with("duplicate key \"name\" at line 1"), "{body}");
+        }
+        assert!(told(br#"{"options":[{"value":"a","value":"b"}]}"#).starts_with("duplicate key"));
+        assert!(told(br#"{"other":{"x":1,"x":2}}"#).starts_with("duplicate key \"x\""));
+        assert_eq!(told(b"{\"name\":\"\xff\"}"), "invalid UTF-8 at byte 10");
+        let unit: Unit = decode_request("{\"name\":\"\u{e9}\",\"a\":1,\"A\":2}".as_bytes()).unwrap();
+        assert_eq!(unit.name, "\u{e9}");
+    }
+
+    #[test]
+    fn values_in_values_without_end_are_refused() {
+        let deep = |depth: usize| format!("{}1{}", r#"{"a":["#.repeat(depth), "]}".repeat(depth));
+        assert!(decode_request::<Unit>(deep(60).as_bytes()).is_ok());
+        for depth in [64, 100_000] {
+            let told = decode_request::<Unit>(deep(depth).as_bytes()).unwrap_err().to_string();
+            assert!(told.starts_with("recursion limit exceeded"), "{told}");
+        }
     }
 
     #[test]

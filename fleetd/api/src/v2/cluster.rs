@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::StampView;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ClusterView {
     pub id: String,
@@ -30,6 +31,7 @@ pub struct ClusterView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct StoreView {
     /// `etcd` or `embedded`.
@@ -40,6 +42,7 @@ pub struct StoreView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct LeaderView {
     pub machine: String,
@@ -49,6 +52,7 @@ pub struct LeaderView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct HoldView {
     /// The machine that noticed.
@@ -58,6 +62,7 @@ pub struct HoldView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ImportView {
     /// The document's.
@@ -85,6 +90,7 @@ pub struct BrakeView {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct MachineCounts {
     pub present: usize,
@@ -96,6 +102,7 @@ pub struct MachineCounts {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct LocalView {
     pub machine: String,
@@ -115,6 +122,7 @@ pub struct LocalView {
 
 /// Re-anchors the cluster after its store was rolled back. Without `yes` nothing is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct AdoptRequest {
     pub yes: bool,
@@ -123,6 +131,7 @@ pub struct AdoptRequest {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct AdoptReport {
     /// What runs and would be stopped, as far as the present machines report it.
@@ -134,6 +143,7 @@ pub struct AdoptReport {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct AdoptEffect {
     pub unit: String,

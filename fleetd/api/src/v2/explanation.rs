@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{DecisionView, MachineRef};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Explanation {
     pub unit: String,
@@ -19,6 +20,7 @@ pub struct Explanation {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct MachineVerdict {
     pub machine: String,

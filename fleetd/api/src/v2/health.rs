@@ -6,6 +6,7 @@ use super::LocalView;
 
 /// What is wrong is in `problems`, with what to do; the rest is what it was judged by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct HealthView {
     /// No problem is an error.
@@ -26,6 +27,7 @@ pub struct HealthView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ProblemView {
     /// False: something to look after, while everything works.
@@ -40,6 +42,7 @@ pub struct ProblemView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct EndpointView {
     pub endpoint: String,
@@ -73,6 +76,7 @@ pub struct EndpointView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct MemberView {
     pub member: String,

@@ -15,6 +15,7 @@ mod request;
 mod state;
 mod transfer;
 mod unit;
+mod watch;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,9 +35,11 @@ pub use transfer::{ExpectedMachine, ImportReport, ImportRequest, JoinMode, JoinR
 pub use unit::{
     CountersView, DecisionView, OrderView, PlacementView, RefusalHoldView, UnitList, UnitView, UnreadableUnit,
 };
+pub use watch::{Deleted, RegistryAnswers, Reset, Synced, WatchEvent, WatchKind};
 
 /// A stable word for programs and a sentence for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Reason {
     pub code: String,
@@ -45,6 +48,7 @@ pub struct Reason {
 
 /// A machine, as far as a reader needs it to find the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct MachineRef {
     pub id: String,
@@ -54,6 +58,7 @@ pub struct MachineRef {
 
 /// Machines that are out for one reason: how many, and up to three of them as `(id, text)`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Refusal {
     pub code: String,
@@ -63,6 +68,7 @@ pub struct Refusal {
 
 /// Who did something, when and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct StampView {
     pub at: u64,
@@ -72,6 +78,7 @@ pub struct StampView {
 
 /// The body of an operator's request that has no other arguments.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Requester {
     pub by: String,
@@ -80,6 +87,7 @@ pub struct Requester {
 
 /// What such a request did, in one sentence. Repeating it is harmless.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Done {
     /// False if everything was so already.

@@ -6,6 +6,7 @@ use super::{MachineRef, Reason, Refusal};
 use crate::ApiError;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct WaitRequest {
     pub units: Vec<WaitUnit>,
@@ -13,6 +14,7 @@ pub struct WaitRequest {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum WaitFor {
     /// The desired state of the record is reached, whatever it is.
@@ -21,6 +23,7 @@ pub enum WaitFor {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct WaitUnit {
     pub unit: String,
@@ -35,6 +38,7 @@ pub struct WaitUnit {
 /// One line of the stream. The stream ends when every unit is done, failed or gone; the client ends it earlier by
 /// closing the connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum WaitLine {
     /// Every 5 s, so that a dead connection shows.
@@ -66,6 +70,7 @@ pub enum WaitLine {
 
 /// How far the cluster is with what the record wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// The engine has not judged the record yet.
@@ -106,6 +111,7 @@ impl Phase {
 
 /// One unit, sent at first and on every change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
     pub unit: String,
@@ -151,6 +157,7 @@ pub struct Progress {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct MachineProgress {
     pub id: String,

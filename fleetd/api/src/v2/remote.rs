@@ -7,6 +7,7 @@ use crate::ApiError;
 
 /// What `systemctl status -l UNIT` printed on the unit's machine, and how it ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct StatusReport {
     pub machine: MachineRef,
@@ -16,6 +17,7 @@ pub struct StatusReport {
 
 /// One line of a journal's stream: a piece of the text, or the end. Lines with neither are heartbeats.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct JournalLine {
     /// Printed as it is, newlines included.

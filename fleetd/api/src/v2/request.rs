@@ -6,6 +6,7 @@ use crate::ApiError;
 
 /// What is to become of a unit. The words are the commands of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verb {
     /// Store the text; a new unit is wanted nowhere, an existing one stays as it is.
@@ -41,6 +42,7 @@ impl Verb {
 /// One request of an operator, for one or many units. Units are judged each for itself: a refused one does not hold up
 /// the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ChangeRequest {
     /// Made by the client, 1 to 64 characters of `0-9A-Za-z-_`. The same request sent again counts once; one that
@@ -60,6 +62,7 @@ pub struct ChangeRequest {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Action {
     pub unit: String,
@@ -87,12 +90,14 @@ impl Action {
 
 /// The answer to a [`ChangeRequest`]: one result per action, in the order of the actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ChangeReport {
     pub results: Vec<ActionResult>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ActionResult {
     pub unit: String,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Reason;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct StateList {
     pub revision: i64,
@@ -13,6 +14,7 @@ pub struct StateList {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct StateView {
     pub unit: String,

@@ -7,6 +7,7 @@ use super::cluster::AdoptEffect;
 /// Makes a cluster from a document of `GET /fleet/v2/cluster/export`, in a store that has none. Without `yes` nothing
 /// is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ImportRequest {
     pub document: String,
@@ -15,6 +16,7 @@ pub struct ImportRequest {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct ImportReport {
     pub cluster: String,
@@ -43,6 +45,7 @@ pub struct ExpectedMachine {
 
 /// What becomes of the units that a machine had in its own store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum JoinMode {
     /// They become units of the cluster it joins, and run on.
@@ -54,6 +57,7 @@ pub enum JoinMode {
 
 /// Moves the machine that answers from its own store to the configured one. Without `yes` nothing is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct JoinRequest {
     pub mode: JoinMode,
@@ -64,6 +68,7 @@ pub struct JoinRequest {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct JoinReport {
     pub machine: String,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{MachineRef, Reason, Refusal, StampView, StateView};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct UnitList {
     /// The store's revision that all of this was read at.
@@ -18,6 +19,7 @@ pub struct UnitList {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct UnreadableUnit {
     pub name: String,
@@ -26,6 +28,7 @@ pub struct UnreadableUnit {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct UnitView {
     pub name: String,
@@ -62,6 +65,7 @@ pub struct UnitView {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct CountersView {
     pub start: u64,
@@ -70,6 +74,7 @@ pub struct CountersView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct PlacementView {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,6 +85,7 @@ pub struct PlacementView {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct RefusalHoldView {
     pub machine: String,
@@ -90,6 +96,7 @@ pub struct RefusalHoldView {
 
 /// The engine's last word, in short.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct DecisionView {
     /// Modification revision of the unit's record that was judged. Older than the record: a new decision is due.
@@ -101,6 +108,7 @@ pub struct DecisionView {
 
 /// What one machine was told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct OrderView {
     pub machine: String,

@@ -35,6 +35,9 @@ use crate::store::{
 pub struct FollowOptions {
     /// At most 128; a key must not be in two of them.
     pub keys: Vec<KeyRange>,
+    /// One range that holds all of `keys` and is watched in their place: what one revision did is then told at once,
+    /// whatever of `keys` it touched. `None`: each range is watched for itself.
+    pub span: Option<KeyRange>,
     /// Keys read at once.
     pub page: usize,
     pub backoff: BackoffOptions,
@@ -45,7 +48,8 @@ pub struct FollowOptions {
 impl FollowOptions {
     /// Pages of 1,000 keys; `seed` differs between machines.
     pub fn new(keys: Vec<KeyRange>, seed: u64) -> Self {
-        Self { keys, page: 1_000, backoff: BackoffOptions::new(seed), audit_grace: Duration::from_secs(2) }
+        let (backoff, audit_grace) = (BackoffOptions::new(seed), Duration::from_secs(2));
+        Self { keys, span: None, page: 1_000, backoff, audit_grace }
     }
 }
 
@@ -181,7 +185,10 @@ impl<S: Store + Clone> Follower<S> {
         }));
     }
 
-    fn tell_events(&mut self, events: Vec<WatchEvent>) {
+    fn tell_events(&mut self, mut events: Vec<WatchEvent>) {
+        if self.options.span.is_some() {
+            events.retain(|event| self.options.keys.iter().any(|range| range.contains(&event.kv().key)));
+        }
         for event in &events {
             let kv = event.kv();
             match event {
@@ -208,13 +215,14 @@ fn connect<S: Store + Clone>(
     wait: Duration,
 ) -> Connecting {
     let (store, keys, page) = (store.clone(), options.keys.clone(), options.page);
+    let watched = options.span.clone().map_or_else(|| keys.clone(), |span| vec![span]);
     let counters = Arc::clone(counters);
     Box::pin(async move {
         if !wait.is_zero() {
             sleep(wait).await;
         }
         let listing = list(&store, &keys, page, Select::All, &counters).await?;
-        let watch = store.watch(WatchRequest::new(keys, watch_from(&listing))).await?;
+        let watch = store.watch(WatchRequest::new(watched, watch_from(&listing))).await?;
         counters.count_list();
         Ok((listing, watch))
     })

@@ -63,8 +63,23 @@ impl Registry {
         self.follow_ranges(areas.iter().map(|area| self.keys.area(area)).collect())
     }
 
+    /// As [`follow`](Registry::follow), and no revision is told in parts: after each item, everything up to its revision
+    /// has been told. The price is a watch over all that lies between the areas.
+    #[must_use]
+    pub fn follow_in_step(&self, areas: &[Area]) -> Feed {
+        let keys: Vec<KeyRange> = areas.iter().map(|area| self.keys.area(area)).collect();
+        let from = keys.iter().map(KeyRange::start).min().cloned();
+        let to = keys.iter().filter_map(KeyRange::end).max();
+        let span = from.zip(to).map(|(from, to)| KeyRange::Span { from, to });
+        self.follow_with(FollowOptions { span, ..FollowOptions::new(keys, self.seed) })
+    }
+
     pub(super) fn follow_ranges(&self, ranges: Vec<KeyRange>) -> Feed {
-        let follower = Follower::new(Arc::clone(&self.store), FollowOptions::new(ranges, self.seed));
+        self.follow_with(FollowOptions::new(ranges, self.seed))
+    }
+
+    fn follow_with(&self, options: FollowOptions) -> Feed {
+        let follower = Follower::new(Arc::clone(&self.store), options);
         Feed { registry: self.clone(), follower, has_listed: false, waiting: None }
     }
 }

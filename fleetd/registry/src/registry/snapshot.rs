@@ -14,11 +14,11 @@ use fleet_core::{MachineId, Revision, Timestamp};
 use unit_files::{ContentHash, UnitName};
 
 use super::entry::{self, Entry};
-use super::{ATTEMPTS, ClusterFence, Registry, RegistryError, typed, versioned};
+use super::{ATTEMPTS, ClusterFence, Registry, RegistryError, raw, typed, versioned};
 use crate::codec::{Record, Undecodable, decode, decode_content};
 use crate::keys::{Area, Key};
 use crate::store::{
-    Header, KeyRange, KeyValue, MAX_TXN_OPS, Op, OpReply, Range, RangeReply, Select, StoreError, Txn,
+    self, Header, KeyRange, KeyValue, MAX_TXN_OPS, Op, OpReply, Range, RangeReply, Select, StoreError, Txn,
 };
 
 /// Keys of one area in one answer: a state row is about 700 bytes, so that a page stays below 2 MiB.
@@ -59,7 +59,8 @@ pub struct UnitSnapshot {
 }
 
 impl Snapshot {
-    pub(super) fn insert(&mut self, entry: Entry) {
+    /// Takes in what was put; what a snapshot does not hold is ignored.
+    pub fn insert(&mut self, entry: Entry) {
         match entry {
             Entry::Cluster(record) => self.cluster = Some(*record),
             Entry::Hold(record) => self.hold = Some(*record),
@@ -74,6 +75,24 @@ impl Snapshot {
             Entry::Order(id, unit, order) => drop(self.orders.entry(id).or_default().insert(unit, *order)),
             Entry::State(id, unit, row) => drop(self.states.entry(id).or_default().insert(unit, *row)),
             Entry::Content(..) | Entry::Witness(..) | Entry::Event(..) => {}
+        }
+    }
+
+    /// Takes out what was deleted.
+    pub fn remove(&mut self, key: &Key) {
+        match key {
+            Key::Cluster => self.cluster = None,
+            Key::Hold => self.hold = None,
+            Key::Brake => self.brake = None,
+            Key::Leader => self.leader = None,
+            Key::Unit(unit) => drop(self.units.remove(unit)),
+            Key::Placement(unit) => drop(self.placements.remove(unit)),
+            Key::Machine(id) => drop(self.machines.remove(id)),
+            Key::Presence(id) => drop(self.presence.remove(id)),
+            Key::Lost(id) => drop(self.lost.remove(id)),
+            Key::Order(id, unit) => take_out(&mut self.orders, id, unit),
+            Key::State(id, unit) => take_out(&mut self.states, id, unit),
+            Key::Import | Key::Content(_) | Key::Witness(_) | Key::Event(_) => {}
         }
     }
 
@@ -117,6 +136,16 @@ impl Snapshot {
     }
 }
 
+/// Leaves no machine without entries behind.
+fn take_out<T>(all: &mut BTreeMap<MachineId, BTreeMap<UnitName, T>>, id: &MachineId, unit: &UnitName) {
+    if let Some(of_machine) = all.get_mut(id) {
+        of_machine.remove(unit);
+        if of_machine.is_empty() {
+            all.remove(id);
+        }
+    }
+}
+
 /// Reads.
 impl Registry {
     /// Some areas as of one revision.
@@ -126,8 +155,22 @@ impl Registry {
     pub async fn read(&self, areas: &[Area]) -> Result<Snapshot, RegistryError> {
         let ranges: Vec<KeyRange> = areas.iter().map(|area| self.keys.area(area)).collect();
         let (header, kvs) = self.list("reading the registry", &ranges, Select::All).await?;
-        let mut snapshot =
-            Snapshot { revision: typed(header.revision), raft_term: header.raft_term, ..Snapshot::default() };
+        Ok(self.snapshot(typed(header.revision), header.raft_term, &kvs))
+    }
+
+    /// Some areas as they were at an earlier revision.
+    ///
+    /// # Errors
+    /// As [`Registry::read`]; also a revision that was compacted, or that this store has not reached.
+    pub async fn read_at(&self, areas: &[Area], revision: Revision) -> Result<Snapshot, RegistryError> {
+        let ranges: Vec<KeyRange> = areas.iter().map(|area| self.keys.area(area)).collect();
+        let at = Some(raw(revision));
+        let (header, kvs) = self.list_at("reading the registry as it was", &ranges, Select::All, at).await?;
+        Ok(self.snapshot(revision, header.raft_term, &kvs))
+    }
+
+    fn snapshot(&self, revision: Revision, raft_term: u64, kvs: &[KeyValue]) -> Snapshot {
+        let mut snapshot = Snapshot { revision, raft_term, ..Snapshot::default() };
         for read in kvs.iter().filter_map(|kv| entry::read(&self.keys, kv)) {
             match read {
                 Ok(entry) => snapshot.insert(entry),
@@ -135,7 +178,7 @@ impl Registry {
             }
         }
         self.counters().add_undecodable(snapshot.undecodable.len());
-        Ok(snapshot)
+        snapshot
     }
 
     /// Everything but contents, events and witnesses.
@@ -288,11 +331,21 @@ impl Registry {
         ranges: &[KeyRange],
         select: Select,
     ) -> Result<(Header, Vec<KeyValue>), RegistryError> {
+        self.list_at(doing, ranges, select, None).await
+    }
+
+    async fn list_at(
+        &self,
+        doing: &'static str,
+        ranges: &[KeyRange],
+        select: Select,
+        at: Option<store::Revision>,
+    ) -> Result<(Header, Vec<KeyValue>), RegistryError> {
         let (mut page, mut overtaken) = (PAGE, 0);
         loop {
-            match self.list_once(doing, ranges, select, page).await {
+            match self.list_once(doing, ranges, select, page, at).await {
                 Err(RegistryError::Store { error: StoreError::Compacted { .. }, .. })
-                    if overtaken < ATTEMPTS =>
+                    if at.is_none() && overtaken < ATTEMPTS =>
                 {
                     overtaken += 1;
                 }
@@ -309,23 +362,47 @@ impl Registry {
         ranges: &[KeyRange],
         select: Select,
         page: usize,
+        at: Option<store::Revision>,
     ) -> Result<(Header, Vec<KeyValue>), RegistryError> {
-        let ask = |keys: KeyRange| Range::new(keys).limit(page).select(select);
-        let ops = ranges.iter().cloned().map(ask).map(Op::Range).collect();
-        let reply = self.txn(doing, Txn::of(ops)).await?;
+        let ask = |keys: KeyRange| {
+            let range = Range::new(keys).limit(page).select(select);
+            if let Some(at) = at { range.at(at) } else { range }
+        };
+        let (header, found) = match at {
+            // One transaction fixes the revision.
+            None => {
+                let ops = ranges.iter().cloned().map(ask).map(Op::Range).collect();
+                let reply = self.txn(doing, Txn::of(ops)).await?;
+                let found = reply.replies.into_iter().filter_map(|reply| match reply {
+                    OpReply::Range(found) => Some(found),
+                    OpReply::Put | OpReply::Deleted { .. } => None,
+                });
+                (reply.header, found.collect::<Vec<_>>())
+            }
+            // It is fixed; of a transaction nobody would say that it is the revision that is not there.
+            Some(_) => {
+                let (mut header, mut all) = (Header::default(), Vec::new());
+                for range in ranges {
+                    let found = self.range(doing, ask(range.clone())).await?;
+                    header = found.header;
+                    all.push(found);
+                }
+                (header, all)
+            }
+        };
+        let revision = at.unwrap_or(header.revision);
         let mut kvs = Vec::new();
-        for (range, found) in ranges.iter().zip(reply.replies) {
-            let OpReply::Range(mut found) = found else { continue };
+        for (range, mut found) in ranges.iter().zip(found) {
             while let Some(last) = found.kvs.last().filter(|_| found.more) {
                 let from = KeyRange::Key(last.key.clone()).end().expect("a key has a next one");
                 let to = range.end().expect("the prefix is text, so that some key follows it");
                 kvs.append(&mut found.kvs);
-                let rest = ask(KeyRange::Span { from, to }).at(reply.header.revision);
+                let rest = ask(KeyRange::Span { from, to }).at(revision);
                 found = self.range(doing, rest).await?;
             }
             kvs.append(&mut found.kvs);
         }
-        Ok((reply.header, kvs))
+        Ok((header, kvs))
     }
 }
 

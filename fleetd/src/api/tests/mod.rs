@@ -3,6 +3,7 @@
 mod bounds;
 mod child;
 mod many;
+mod openapi;
 mod passed;
 mod requests;
 mod server;
@@ -10,6 +11,7 @@ mod tls;
 mod transfer;
 mod v1;
 mod wait;
+mod watching;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -70,7 +72,12 @@ impl LocalAgent for Fake {
 }
 impl EngineView for Fake {
     fn engine(&self) -> EngineReport {
-        EngineReport { counters: vec![("pass_count_total", 7)], ..EngineReport::default() }
+        let tasks = vec![
+            ("task_count_total", "attemptscheduleunit", 3),
+            ("task_count_total", "unscheduleunit", 1),
+            ("reconcile_failure_count_total", "run", 2),
+        ];
+        EngineReport { counters: vec![("pass_count_total", 7)], tasks, ..EngineReport::default() }
     }
 }
 

@@ -124,11 +124,18 @@ async fn metrics_are_in_the_text_format_of_prometheus() {
     assert_eq!(reply.header("content-type"), "text/plain; version=0.0.4");
     for line in [
         "fleet_engine_pass_count_total 7",
+        "# TYPE fleet_engine_task_count_total counter",
+        "fleet_engine_task_count_total{type=\"attemptscheduleunit\"} 3",
+        "fleet_engine_task_count_total{type=\"unscheduleunit\"} 1",
+        "fleet_engine_reconcile_failure_count_total{type=\"run\"} 2",
         "fleet_presence_held 1",
         "# TYPE fleet_registry_read_count_total counter",
     ] {
         assert!(reply.body.lines().any(|own| own == line), "{line} in {}", reply.body);
     }
+    let heads: Vec<&str> = reply.body.lines().filter(|line| line.starts_with("# TYPE")).collect();
+    let once: std::collections::BTreeSet<&str> = heads.iter().copied().collect();
+    assert_eq!(heads.len(), once.len(), "{heads:#?}");
 }
 
 /// This machine runs a.service, as its agent says.

@@ -134,6 +134,70 @@ async fn templates_exclusive_units_and_smuggled_lines_are_refused() {
 }
 
 #[tokio::test]
+async fn the_old_prefix_answers_byte_for_byte_as_the_new_one() {
+    let lab = Lab::start().await;
+    lab.present(OWN, "10.0.0.1").await;
+    lab.put("a.service", &json!({"options": options(), "desiredState": "launched"})).await;
+    lab.place("a.service", OWN, 1, Some("active")).await;
+    for path in [
+        "",
+        "/units",
+        "/units/a.service",
+        "/units/b.service",
+        "/state",
+        "/state/a.service",
+        "/machines",
+        "/discovery",
+        "/units?nextPageToken=x",
+        "/units/",
+        "/nothing",
+    ] {
+        let (old, new) =
+            (lab.get(&format!("/v1-alpha{path}")).await, lab.get(&format!("/fleet/v1{path}")).await);
+        let (mut before, mut after) = (old.headers.clone(), new.headers.clone());
+        before.remove("date");
+        after.remove("date");
+        assert_eq!((old.status, before, old.body), (new.status, after, new.body), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_meant_are_refused_and_store_nothing() {
+    let lab = Lab::start().await;
+    let media = [("content-type", "application/json")];
+    let deep = format!(r#"{{"options":{}"#, "[".repeat(500_000));
+    let twice = r#"{"options":[{"section":"A","name":"b","value":"c","Value":"d"}]}"#;
+    for body in [deep.as_str(), twice] {
+        let reply = lab.send(Method::PUT, "/fleet/v1/units/a.service", &media, body).await;
+        assert_eq!(reply.code(), 400, "{}", reply.body);
+        let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with("unable to decode body: "), "{message}");
+    }
+    for option in [
+        json!({"section": "A", "name": "b\nc", "value": "d"}),
+        json!({"section": "A", "name": "b=c\nd", "value": "e"}),
+        json!({"section": "A]\n[B", "name": "c", "value": "d"}),
+        json!({"section": "A", "name": "b", "value": "c\r\nd=e"}),
+        json!({"section": "A", "name": "b", "value": "c\n[B]\nd=e"}),
+        json!({"section": "A", "name": "# b", "value": "c"}),
+        json!({"section": "A", "name": "[b", "value": "c]"}),
+    ] {
+        let reply = lab.put("a.service", &json!({"options": [option]})).await;
+        assert_eq!(reply.code(), 400, "{option}: {}", reply.body);
+    }
+    let media = [("content-type", "application/json")];
+    for body in [
+        r#"{"requestId":"a","requestId":"b","actions":[]}"#,
+        r#"{"requestId":"a","actions":[{"unit":"a.service","verb":"start","unit":"b.service"}]}"#,
+        &format!(r#"{{"requestId":"a","actions":{}"#, "[".repeat(500_000)),
+    ] {
+        let reply = lab.send(Method::POST, "/fleet/v2/requests", &media, body).await;
+        assert_eq!(reply.code(), 400, "{}", reply.body);
+    }
+    assert_eq!(lab.get("/fleet/v1/units").await.body, "{}");
+}
+
+#[tokio::test]
 async fn a_unit_is_shown_with_what_its_machine_carried_out() {
     let lab = Lab::start().await;
     lab.put("a.service", &json!({"options": options(), "desiredState": "launched"})).await;

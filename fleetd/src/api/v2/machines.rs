@@ -42,7 +42,7 @@ pub(super) fn state(snapshot: &Snapshot, id: &MachineId) -> MachineState {
     }
 }
 
-fn view(snapshot: &Snapshot, id: &MachineId) -> MachineView {
+pub(super) fn view(snapshot: &Snapshot, id: &MachineId) -> MachineView {
     let record = snapshot.machines.get(id).map(|record| &record.value);
     let presence = snapshot.presence.get(id).map(|presence| &presence.value);
     let lost = snapshot.lost.get(id).map(|lost| lost.value.since);

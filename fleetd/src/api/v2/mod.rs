@@ -12,12 +12,13 @@ mod strangers;
 mod transfer;
 mod units;
 mod wait;
+mod watch;
 mod why;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, Response, StatusCode, header};
-use axum::routing::{get, post};
+use axum::http::{HeaderValue, Method, Response, StatusCode, header};
+use axum::routing::{MethodRouter, get, post};
 use fleet_api::paths;
 use fleet_core::requests::Refusal;
 use serde::Serialize;
@@ -33,27 +34,40 @@ type Answer = Result<axum::response::Response, Failure>;
 pub(crate) const NDJSON: &str = "application/x-ndjson";
 
 pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route(paths::REQUESTS, post(change::post))
-        .route(paths::WAIT, post(wait::post))
-        .route(paths::UNITS, get(units::list))
-        .route(paths::UNIT, get(units::get))
-        .route(paths::UNIT_TEXT, get(units::text))
-        .route(paths::UNIT_WHY, get(why::get))
-        .route(paths::UNIT_STATUS, get(remote::status))
-        .route(paths::UNIT_JOURNAL, get(remote::journal))
-        .route(paths::STATES, get(states::list))
-        .route(paths::MACHINES, get(machines::list))
-        .route(paths::MACHINE_FORGET, post(machines::forget))
-        .route(paths::MACHINE_CONFIRM_DEAD, post(machines::confirm_dead))
-        .route(paths::EVENTS, get(events::list))
-        .route(paths::CLUSTER, get(cluster::get))
-        .route(paths::CLUSTER_HEALTH, get(health::get))
-        .route(paths::CLUSTER_ADOPT, post(cluster::adopt))
-        .route(paths::CLUSTER_EXPORT, get(transfer::export))
-        .route(paths::CLUSTER_IMPORT, post(transfer::import))
-        .route(paths::MACHINE_JOIN, post(transfer::join))
-        .route(paths::CLUSTER_RESUME, post(cluster::resume))
+    table().into_iter().fold(Router::new(), |router, (_, path, handler)| router.route(path, handler))
+}
+
+/// Every resource. The API's own description has the same, which a test compares.
+pub(super) fn table() -> Vec<(Method, &'static str, MethodRouter<Api>)> {
+    vec![
+        (Method::POST, paths::REQUESTS, post(change::post)),
+        (Method::POST, paths::WAIT, post(wait::post)),
+        (Method::GET, paths::UNITS, get(units::list)),
+        (Method::GET, paths::UNIT, get(units::get)),
+        (Method::GET, paths::UNIT_TEXT, get(units::text)),
+        (Method::GET, paths::UNIT_WHY, get(why::get)),
+        (Method::GET, paths::UNIT_STATUS, get(remote::status)),
+        (Method::GET, paths::UNIT_JOURNAL, get(remote::journal)),
+        (Method::GET, paths::STATES, get(states::list)),
+        (Method::GET, paths::MACHINES, get(machines::list)),
+        (Method::POST, paths::MACHINE_FORGET, post(machines::forget)),
+        (Method::POST, paths::MACHINE_CONFIRM_DEAD, post(machines::confirm_dead)),
+        (Method::GET, paths::WATCH, get(watch::get)),
+        (Method::GET, paths::EVENTS, get(events::list)),
+        (Method::GET, paths::CLUSTER, get(cluster::get)),
+        (Method::GET, paths::CLUSTER_HEALTH, get(health::get)),
+        (Method::POST, paths::CLUSTER_ADOPT, post(cluster::adopt)),
+        (Method::GET, paths::CLUSTER_EXPORT, get(transfer::export)),
+        (Method::POST, paths::CLUSTER_IMPORT, post(transfer::import)),
+        (Method::POST, paths::MACHINE_JOIN, post(transfer::join)),
+        (Method::POST, paths::CLUSTER_RESUME, post(cluster::resume)),
+        (Method::GET, paths::OPENAPI, get(openapi)),
+    ]
+}
+
+/// This API's description.
+async fn openapi() -> Answer {
+    Ok(typed("application/json", Body::from(fleet_api::OPENAPI)))
 }
 
 pub(crate) fn json<T: Serialize>(value: &T) -> Answer {

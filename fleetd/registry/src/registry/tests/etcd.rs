@@ -126,3 +126,40 @@ async fn packs_pages_and_collections_keep_etcds_limits() {
     assert!(registry.trim_events_to(leader, NOW, 5).await.unwrap() > 30);
     assert_eq!(registry.events(9_999, None).await.unwrap().events.len(), 5);
 }
+
+#[tokio::test]
+async fn what_changed_since_a_revision_is_found_over_etcd() {
+    use crate::keys::Area;
+    use crate::registry::RegistryError;
+    use crate::registry::follow::FeedItem;
+    use crate::store::{Revision, StoreError};
+    let (fixture, _servers) = etcd().await;
+    let registry = &fixture.registry;
+    let areas = [Area::Units, Area::Orders, Area::One(Key::Leader)];
+    fixture.put(&Key::Unit(unit("a.service")), encode(&unit_record("text"))).await;
+    let mut feed = registry.follow_in_step(&areas);
+    let FeedItem::Snapshot(list) = feed.next().await else { panic!("a feed begins with a list") };
+    let leader = fixture.lead("m1").await;
+    let placed =
+        registry.apply_groups(leader, &[place(&unit("a.service"), "m1", 1)], &asked("engine@m1")).await;
+    assert!(placed[0].is_applied());
+    let mut told = std::collections::BTreeSet::new();
+    let mut until = list.revision;
+    while told.len() < 2 {
+        let item = timeout(PATIENCE, feed.next()).await.expect("changes are told in time");
+        let FeedItem::Changes { changes, revision } = item else { panic!("{item:?}") };
+        told.extend(changes.iter().map(|change| change.key().to_string()));
+        until = revision;
+    }
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), ["assignments/m1/a.service", "engine/leader"]);
+    let then = registry.read_at(&areas, list.revision).await.unwrap();
+    assert_eq!((then.units.len(), then.orders.len(), then.revision), (1, 0, list.revision));
+    fixture.store.compact(Revision(until.0 as u64)).await.unwrap();
+    let gone = registry.read_at(&areas, list.revision).await.unwrap_err();
+    assert!(matches!(gone, RegistryError::Store { error: StoreError::Compacted { .. }, .. }), "{gone}");
+    let ahead = registry.read_at(&areas, fleet_core::Revision(until.0 + 1_000)).await.unwrap_err();
+    assert!(
+        matches!(ahead, RegistryError::Store { error: StoreError::FutureRevision { .. }, .. }),
+        "{ahead}"
+    );
+}

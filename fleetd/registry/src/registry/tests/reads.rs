@@ -377,3 +377,52 @@ async fn a_list_made_anew_does_not_start_the_wait_for_a_lost_machine_over() {
     assert_eq!(cut(3_000, true).await, Timestamp(3_000));
     assert_eq!(cut(4_000, true).await, Timestamp(3_000));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_revision_is_read_until_it_is_compacted() {
+    let fixture = cluster().await;
+    let (a, b) = (unit("a.service"), unit("b.service"));
+    fixture.put(&Key::Unit(a.clone()), encode(&unit_record("old"))).await;
+    let then = fixture.registry.read(&[Area::Units]).await.unwrap();
+    fixture.put(&Key::Unit(a), encode(&unit_record("new"))).await;
+    fixture.put(&Key::Unit(b), encode(&unit_record("text"))).await;
+    let again = fixture.registry.read_at(&[Area::Units], then.revision).await.unwrap();
+    assert_eq!((again.revision, &again.units), (then.revision, &then.units));
+    let now = fixture.registry.read(&[Area::Units]).await.unwrap().revision;
+    fixture.store.compact(crate::store::Revision(now.0 as u64)).await.unwrap();
+    let gone = fixture.registry.read_at(&[Area::Units], then.revision).await.unwrap_err();
+    assert!(matches!(gone, RegistryError::Store { error: StoreError::Compacted { .. }, .. }), "{gone}");
+}
+
+/// The units and placements that a feed was told of.
+async fn told_in_step(feed: &mut crate::registry::follow::Feed) -> (Revision, Vec<String>) {
+    match feed.next().await {
+        FeedItem::Changes { revision, changes } => {
+            (revision, changes.iter().map(|change| change.key().to_string()).collect())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_in_step_tells_of_its_areas_alone_and_each_revision_at_once() {
+    let fixture = cluster().await;
+    fixture.put(&Key::Unit(unit("a.service")), encode(&unit_record("text"))).await;
+    let mut feed = fixture.registry.follow_in_step(&[Area::Units, Area::Orders, Area::One(Key::Leader)]);
+    let FeedItem::Snapshot(list) = feed.next().await else { panic!("a feed begins with a list") };
+    assert_eq!(list.entries.len(), 1);
+    // Between the areas, and no part of them.
+    fixture.put(&Key::Placement(unit("a.service")), encode(&placement("m1"))).await;
+    let keys = fixture.registry.keys();
+    let order = Key::Order(machine("m1"), unit("a.service"));
+    let both = vec![
+        Op::put(keys.key(&Key::Unit(unit("b.service"))), encode(&unit_record("text"))),
+        Op::put(keys.key(&order), encode(&super::order(1, "text", "launched"))),
+    ];
+    fixture.write(both).await;
+    let (revision, mut told) = told_in_step(&mut feed).await;
+    told.sort();
+    assert_eq!(told, ["assignments/m1/a.service", "units/b.service"]);
+    assert_eq!(revision, fixture.registry.read(&[Area::Units]).await.unwrap().revision);
+    assert!(feed.audit().await.unwrap().differences.is_empty());
+}

@@ -1,0 +1,199 @@
+//! What the API says of itself: made anew from the types, compared with the routes, and used to judge real answers.
+
+use std::collections::BTreeSet;
+
+use fleet_api::schema::openapi;
+use fleet_api::v2::Verb;
+use fleet_registry::keys::Key;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::super::tools::LocalTools;
+use super::super::v2;
+use super::server::script;
+use super::{Lab, Limits, OWN, TEXT, machine, name};
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/api/openapi.json");
+const REMAKE: &str = "FLEET_REMAKE=1 cargo test -p fleetd the_document_is_what_the_types_say";
+
+#[test]
+fn the_document_is_what_the_types_say() {
+    let made = openapi();
+    if std::env::var_os("FLEET_REMAKE").is_some() {
+        std::fs::write(FILE, format!("{}\n", serde_json::to_string_pretty(&made).unwrap())).unwrap();
+    }
+    let kept = std::fs::read(FILE).ok().and_then(|kept| serde_json::from_slice::<Value>(&kept).ok());
+    assert!(Some(made) == kept, "{FILE} is not what the wire types say; make it anew: {REMAKE}");
+}
+
+/// Method and path of every operation.
+fn described(document: &Value) -> BTreeSet<(String, String)> {
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, methods)| {
+        methods.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone()))
+    });
+    operations.collect()
+}
+
+#[test]
+fn every_route_is_in_the_document_and_nothing_else() {
+    let routes = v2::table().into_iter().map(|(method, path, _)| (method.to_string(), path.to_owned()));
+    assert_eq!(routes.collect::<BTreeSet<_>>(), described(&openapi()));
+}
+
+#[tokio::test]
+async fn every_described_operation_is_answered_by_its_method() {
+    let lab = Lab::start().await;
+    for (method, path) in described(&openapi()) {
+        let other = if method == "GET" { Method::DELETE } else { Method::GET };
+        let path = path.replace("{name}", "a.service").replace("{id}", OWN);
+        assert_eq!(lab.send(other, &path, &[], "").await.code(), 405, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_served_as_it_is() {
+    let lab = Lab::start().await;
+    let reply = lab.get("/fleet/v2/openapi.json").await;
+    assert_eq!((reply.code(), reply.header("content-type")), (200, "application/json"));
+    assert!(reply.body.as_bytes() == fleet_api::OPENAPI);
+}
+
+/// Whether a value is what `schema` says and has nothing besides: readers ignore what they do not know, but the server
+/// is not to send what is not described.
+fn judge(document: &Value, schema: &Value, value: &Value) {
+    let mut schemas = document["components"]["schemas"].clone();
+    close(&mut schemas);
+    let whole = json!({ "allOf": [schema], "components": { "schemas": schemas } });
+    let judge = jsonschema::draft202012::new(&whole).unwrap();
+    let errors: Vec<String> =
+        judge.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{value:#}");
+}
+
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("properties").is_some_and(Value::is_object)
+                && map.get("type") == Some(&json!("object"))
+            {
+                map.entry("additionalProperties").or_insert(json!(false));
+            }
+            map.values_mut().for_each(close);
+        }
+        Value::Array(items) => items.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+/// A cluster in which every list has rows with all that they may have.
+async fn eventful() -> (Lab, tempfile::TempDir) {
+    let programs = tempfile::tempdir().unwrap();
+    let tools = LocalTools {
+        systemctl: script(programs.path(), "systemctl", "echo running"),
+        journalctl: script(programs.path(), "journalctl", "echo line"),
+        ..LocalTools::default()
+    };
+    let lab = Lab::with(Limits::default(), |options| options.tools = tools).await;
+    lab.present(OWN, "10.0.0.1").await;
+    lab.present("away", "10.0.0.2").await;
+    lab.write(&Key::Lost(machine("away")), json!({"since": 9, "grace": 5_000})).await;
+    lab.lead(OWN).await;
+    lab.one("r1", Verb::Start, "a.service", Some(TEXT)).await;
+    lab.one("r2", Verb::Start, "b.service", Some(TEXT)).await;
+    lab.place("a.service", OWN, 1, Some("active")).await;
+    lab.place("b.service", "away", 2, Some("active")).await;
+    let row = json!({"uid": lab.record("a.service").await.uid, "load": "loaded", "active": "failed", "sub": "failed",
+                     "exit_status": 1, "last_error": {"code": "failed", "text": "it failed"}});
+    lab.write(&Key::State(machine("away"), name("a.service")), row).await;
+    super::server::runs_here(&lab);
+    (lab, programs)
+}
+
+#[tokio::test]
+async fn every_answer_is_what_the_document_says() {
+    let document = openapi();
+    let (lab, _programs) = eventful().await;
+    let mut judged = 0;
+    for (method, path) in described(&document) {
+        let described = &document["paths"][&path][method.to_lowercase()]["responses"];
+        if method != "GET" {
+            continue;
+        }
+        let asked = path.replace("{name}", "a.service").replace("{id}", OWN);
+        let content = described["200"]["content"].as_object().unwrap();
+        let (media, said) = content.iter().next().unwrap();
+        if media == "text/event-stream" {
+            let mut stream = lab.client().get_events(&asked).await.unwrap();
+            let mut kinds = BTreeSet::new();
+            loop {
+                let fleet_api::client::Received { event, id } = stream.next().await.unwrap().unwrap();
+                let (kind, value) = rendered(event);
+                judge(&document, &said["x-events"][kind], &value);
+                kinds.insert(kind);
+                if id.is_some() {
+                    break;
+                }
+            }
+            assert_eq!(kinds, BTreeSet::from(["machine", "state", "synced", "unit"]));
+            judged += 1;
+            continue;
+        }
+        let reply = lab.get(&asked).await;
+        assert_eq!(reply.code(), 200, "{path}: {}", reply.body);
+        assert_eq!(reply.header("content-type").split(';').next().unwrap(), media, "{path}");
+        match media.as_str() {
+            "application/json" => judge(&document, &said["schema"], &reply.json()),
+            "application/x-ndjson" => {
+                for line in reply.body.lines().filter(|_| said.get("x-lines").is_some()) {
+                    judge(&document, &said["x-lines"], &serde_json::from_str(line).unwrap());
+                }
+            }
+            _ => {}
+        }
+        judged += 1;
+    }
+    assert_eq!(judged, described(&document).iter().filter(|(method, _)| method == "GET").count());
+}
+
+fn rendered(event: fleet_api::v2::WatchEvent) -> (&'static str, Value) {
+    use fleet_api::v2::WatchEvent::{Machine, State, Synced, Unit};
+    match event {
+        Unit(view) => ("unit", serde_json::to_value(view).unwrap()),
+        State(view) => ("state", serde_json::to_value(view).unwrap()),
+        Machine(view) => ("machine", serde_json::to_value(view).unwrap()),
+        Synced(synced) => ("synced", serde_json::to_value(synced).unwrap()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn refusals_and_answers_to_requests_are_what_the_document_says() {
+    let document = openapi();
+    let (lab, _programs) = eventful().await;
+    let media = [("content-type", "application/json")];
+    let requests = [
+        (
+            "/fleet/v2/requests",
+            json!({"requestId": "r9", "actions": [{"unit": "c.service", "verb": "submit", "text": TEXT}]}),
+        ),
+        ("/fleet/v2/requests", json!({"requestId": "r9 ", "actions": []})),
+        ("/fleet/v2/cluster/adopt", json!({"by": "me"})),
+        ("/fleet/v2/cluster/resume", json!({"by": "me"})),
+        ("/fleet/v2/machines/{id}/forget", json!({"by": "me"})),
+        ("/fleet/v2/machines/{id}/confirm-dead", json!({"by": "me"})),
+        ("/fleet/v2/machine/join", json!({"mode": "adopt"})),
+    ];
+    for (path, body) in requests {
+        let described = &document["paths"][path]["post"];
+        judge(&document, &described["requestBody"]["content"]["application/json"]["schema"], &body);
+        let asked = path.replace("{id}", "away");
+        let reply = lab.send(Method::POST, &asked, &media, &body.to_string()).await;
+        let of = if reply.code() == 200 { "200" } else { "default" };
+        judge(&document, &described["responses"][of]["content"]["application/json"]["schema"], &reply.json());
+    }
+    for path in ["/fleet/v2/units/none.service", "/fleet/v2/watch?kind=x"] {
+        let schema = &document["paths"]["/fleet/v2/units"]["get"]["responses"]["default"]["content"];
+        judge(&document, &schema["application/json"]["schema"], &lab.get(path).await.json());
+    }
+}
