@@ -74,6 +74,7 @@ pub struct ImportView {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BrakeView {
     /// `mass-loss` or `mass-change`.
     pub cause: String,

@@ -37,6 +37,7 @@ pub struct ImportReport {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExpectedMachine {
     pub machine: String,
     /// Units that the document has on it.

@@ -26,8 +26,7 @@ pub(super) async fn get(State(api): State<Api>) -> Answer {
     let store = api.registry.store();
     let health = store.health().await;
     let ours = strangers::ours(&api, &health).await;
-<<<<<<< HEAD
-    let mut view = judge(store.kind(), &health, cluster::local(&api), ours);
+    let mut view = judge(store.kind(), &health, cluster::local(&api), &ours);
     if view.endpoints.iter().any(|endpoint| endpoint.reachable)
         && let Some(problem) = import(&api).await
     {
@@ -43,9 +42,6 @@ async fn import(api: &Api) -> Option<ProblemView> {
     let read = tokio::time::timeout(api.limits.request / 2, api.registry.read(&areas)).await;
     let by = read.ok()?.ok()?.import?.value;
     Some(error("import", "", claim::text(&by, None), claim::remedy(&api.registry)))
-=======
-    json(&judge(store.kind(), &health, cluster::local(&api), &ours))
->>>>>>> etc
 }
 
 fn judge(kind: StoreKind, health: &StoreHealth, local: LocalView, ours: &Ours) -> HealthView {
