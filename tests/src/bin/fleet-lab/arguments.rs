@@ -147,6 +147,9 @@ pub struct Up {
     /// Debian release of the machines
     #[arg(long, value_enum, default_value_t = ReleaseArgument::Bookworm)]
     pub release: ReleaseArgument,
+    /// Machines with podman, which can run containers (Debian 13)
+    #[arg(long, conflicts_with = "release")]
+    pub containers: bool,
     /// Metadata of one machine, such as m1=role=web,disk=ssd; may be repeated
     #[arg(long, value_name = "MACHINE=KEY=VALUE,…")]
     pub metadata: Vec<String>,
@@ -174,6 +177,9 @@ impl Up {
                 ReleaseArgument::Bookworm => Release::Bookworm,
                 ReleaseArgument::Trixie => Release::Trixie,
             });
+        if self.containers {
+            options = options.containers();
+        }
         if self.no_fleetd {
             options = options.systemd_only();
         }
