@@ -256,3 +256,63 @@ fn host_reaches_bus_network_and_journal_of_a_machine() {
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
     assert_eq!(output.status.code(), Some(3));
 }
+
+/// Runs a container that answers nobody, from an image that is made first where it is not there; gives its id.
+fn run_container(machine: &Machine<'_>) -> String {
+    let import = "if ! podman image exists localhost/box; then \
+        mkdir -p /tmp/image/bin; cp /bin/busybox /tmp/image/bin; \
+        tar -C /tmp/image -c . | podman import - localhost/box; \
+        fi";
+    machine.run(&["sh", "-ec", import]).expect("an image can be made of a directory");
+    let run = ["podman", "run", "--detach", "--init", "--network=host", "--cgroups=split", "localhost/box"];
+    // A unit of its own: a container of the shell's session would end with it.
+    let unit = ["systemd-run", "--pipe", "--wait", "--property=Delegate=yes", "--property=KillMode=process"];
+    let command = [&unit[..], &run, &["/bin/busybox", "sleep", "1000"]].concat();
+    machine.run(&command).expect("a container starts")
+}
+
+/// Paths of cgroups, in any tree of this host, and mount points of it whose names contain `text`.
+fn traces_of(text: &str) -> Vec<String> {
+    let mut traces = Vec::new();
+    let mut open = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = open.pop() {
+        // One of another lab may go while it is read.
+        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+        traces.push(directory.display().to_string());
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("a process knows its mounts");
+    traces.extend(mounts.lines().map(str::to_owned));
+    traces.retain(|trace| trace.contains(text));
+    traces
+}
+
+#[test]
+fn containers_keep_their_images_over_a_power_cut_and_leave_nothing_on_the_host() {
+    let options = LabOptions::for_test("containers").machines(1).etcd(0).systemd_only().containers();
+    let name = options.name.clone();
+    let lab = Lab::up(options.clone()).unwrap();
+    let m1 = lab.machine("m1");
+    let id = run_container(&m1);
+    assert_eq!(m1.run(&["podman", "ps", "--quiet", "--no-trunc"]).unwrap(), id);
+    assert_ne!(traces_of(&id), Vec::<String>::new(), "its cgroups are below the machine's");
+    m1.kill().unwrap();
+    m1.start().unwrap();
+    assert_eq!(m1.run(&["podman", "ps", "--quiet"]).unwrap(), "");
+    m1.run(&["podman", "image", "exists", "localhost/box"]).unwrap();
+    let second = run_container(&m1);
+    drop(lab);
+    assert!(!lab_directory(&name).exists());
+    assert_eq!([traces_of(&name), traces_of(&id), traces_of(&second)].concat(), Vec::<String>::new());
+
+    let lab = Lab::up_detached(options, &mut |_| {}).unwrap();
+    let third = run_container(&lab.machine("m1"));
+    signal(lab.supervisor_pid(), "-KILL");
+    wait_until(SOON, "the lab to count as dead", || !known_labs().unwrap().contains(&(name.clone(), true)));
+    Lab::down(&name).unwrap();
+    assert!(!lab_directory(&name).exists());
+    assert_eq!([traces_of(&name), traces_of(&third)].concat(), Vec::<String>::new());
+}

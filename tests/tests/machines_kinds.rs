@@ -50,6 +50,16 @@ fn socket_timer_and_path_units_start_the_services_that_belong_to_them() {
 }
 
 #[test]
+fn timer_that_stands_apart_from_its_service_fails_with_what_it_lacks() {
+    let cluster = Cluster::up(LabOptions::for_test("apart").machines(2));
+    cluster.ok(&["load", &cluster.file("a.service", SLEEPS)]);
+    let output = cluster.ctl(&["start", &cluster.file("a.timer", "[Timer]\nOnActiveSec=1h\n")]);
+    assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
+    assert_ne!(cluster.place_of("a.timer").name(), cluster.place_of("a.service").name());
+    assert!(output.stderr.contains("MachineOf="), "{}", output.stderr);
+}
+
+#[test]
 fn local_stop_is_respected_and_shown_and_a_start_asked_for_runs_it_again() {
     let cluster = one_machine("local-stop");
     let m1 = cluster.machine("m1");

@@ -73,23 +73,46 @@ fn the_tour_of_the_readme_can_be_followed() {
     follow(&LabName::new("tour"), &readme, &commands);
 }
 
-#[test]
-fn the_commands_of_every_example_work() {
+/// The example whose machines need podman.
+const CONTAINER: &str = "container";
+
+fn examples() -> Vec<PathBuf> {
     let mut examples: Vec<PathBuf> = std::fs::read_dir(Path::new(TOP).join("examples"))
         .expect("examples/ is there")
-        .map(|entry| entry.expect("examples/ can be read").path().join("README.md"))
+        .map(|entry| entry.expect("examples/ can be read").path())
+        .filter(|path| path.is_dir())
         .collect();
     examples.sort();
-    assert!(examples.len() >= 5, "{examples:?}");
+    examples
+}
+
+#[test]
+fn the_commands_of_every_example_work() {
     let lab = LabName::new("examples");
     let up = "target/release/fleet-lab up --machines 3 --metadata m1=disk=ssd".to_owned();
     follow(&lab, Path::new("tests/tests/tour.rs"), &[up]);
-    for example in examples {
+    for example in examples().into_iter().filter(|example| !example.ends_with(CONTAINER)) {
+        let page = example.join("README.md");
         // The lab is up; the stories name it for those who read one of them alone.
-        let mut commands = commands(&read(&example), "```sh");
+        let mut commands = commands(&read(&page), "```sh");
         commands.retain(|line| !line.starts_with("target/release/fleet-lab up"));
-        assert!(!commands.is_empty(), "{} shows no command", example.display());
-        follow(&lab, &example, &commands);
+        assert!(!commands.is_empty(), "{} shows no command", page.display());
+        follow(&lab, &page, &commands);
+    }
+}
+
+#[test]
+fn the_commands_of_the_example_with_containers_work_on_machines_with_podman() {
+    let page = Path::new(TOP).join("examples").join(CONTAINER).join("README.md");
+    follow(&LabName::new(CONTAINER), &page, &commands(&read(&page), "```sh"));
+}
+
+#[test]
+fn the_index_of_the_examples_names_every_one() {
+    let index = read(&Path::new(TOP).join("examples/README.md"));
+    for example in examples() {
+        let name = example.file_name().expect("a directory has a name").to_string_lossy().into_owned();
+        assert!(index.contains(&format!("]({name}/README.md)")), "{name} is not in the index");
     }
 }
 

@@ -1,5 +1,7 @@
 //! fleetd and fleetctl on a [`Machine`]: what tests do to the daemon, and how they talk to it.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +12,9 @@ use super::{LabError, Machine, binaries, cgroups};
 
 /// fleetd has a start time-out of its own; stopping it takes milliseconds.
 const FLEETD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long fleetd may take to say whether it is ready: it only looks at what it knows.
+const READY_DEADLINE: Duration = Duration::from_millis(500);
 
 /// After so many attempts in a row fleetd is not going to start.
 const HOPELESS_RESTARTS: u32 = 3;
@@ -55,6 +60,20 @@ impl Machine<'_> {
                 std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fleetd")
             })
         })
+    }
+
+    /// Whether fleetd says that it is ready: it runs and the registry answers it. False as well when it says nothing.
+    #[must_use]
+    pub fn is_fleetd_ready(&self) -> bool {
+        let ask = || -> Option<bool> {
+            let mut stream = UnixStream::connect(self.fleet_socket().ok()?).ok()?;
+            stream.set_read_timeout(Some(READY_DEADLINE)).ok()?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: fleet\r\nConnection: close\r\n\r\n").ok()?;
+            let mut status_line = [0; 12];
+            stream.read_exact(&mut status_line).ok()?;
+            Some(status_line.ends_with(b" 200"))
+        };
+        !self.is_frozen() && self.is_fleetd_running() && ask().unwrap_or(false)
     }
 
     /// SIGKILL to fleetd's main process; systemd starts it again after its `RestartSec`.

@@ -152,7 +152,7 @@ impl Lab {
         options.validate()?;
         binaries::check_host()?;
         let program = binaries::locate("fleet-lab", "FLEET_LAB_BIN", None)?;
-        let tree = base_tree::ensure(options.release, progress)?;
+        let tree = base_tree::ensure(options.kind_of_tree(), progress)?;
         let layout = Layout::of(&options.name);
         let lock = prepare(&options, &layout, &tree)?;
         let child = spawn_supervisor(&program, &layout, &tree, lock)?;
@@ -411,6 +411,9 @@ fn prepare(options: &LabOptions, layout: &Layout, tree: &Path) -> Result<File, L
         write(&etc.join("machine-id"), &format!("{}\n", options.id_of(machine)))?;
         write(&etc.join("hostname"), &format!("{machine}\n"))?;
         write(&etc.join("hosts"), &hosts(options))?;
+        if options.containers {
+            create_directory(&layout.containers(machine))?;
+        }
         if !options.systemd_only {
             create_directory(&etc.join("fleet"))?;
             write(&etc.join("fleet/fleetd.toml"), &options.fleetd_toml(machine, n))?;

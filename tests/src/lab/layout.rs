@@ -117,6 +117,10 @@ impl Layout {
     pub fn root(&self, machine: &str) -> PathBuf {
         self.machine(machine).join("root")
     }
+    /// The machine's `/var/lib/containers`, beside its disk: images are overlays, which the kernel does not put on one.
+    pub fn containers(&self, machine: &str) -> PathBuf {
+        self.machine(machine).join("containers")
+    }
     pub fn console(&self, machine: &str) -> PathBuf {
         self.machine(machine).join("console.log")
     }

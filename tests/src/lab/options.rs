@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::base_tree::Release;
+use super::base_tree::{Kind, Release};
 use super::{LabError, layout};
 
 /// Differences of one machine from the others.
@@ -28,6 +28,9 @@ pub struct LabOptions {
     /// Members of etcd: 0 (none), 1 or 3.
     pub etcd: u8,
     pub release: Release,
+    /// The machines have podman, and are allowed what it takes to run containers. Needs trixie.
+    #[serde(default)]
+    pub containers: bool,
     /// Without it: `FLEETD_BIN`, else the file beside this program.
     pub fleetd_binary: Option<PathBuf>,
     /// Without it: `FLEETCTL_BIN`, else the file beside this program.
@@ -51,6 +54,7 @@ impl LabOptions {
             machines: 3,
             etcd: 1,
             release: Release::Bookworm,
+            containers: false,
             fleetd_binary: None,
             fleetctl_binary: None,
             systemd_only: false,
@@ -88,6 +92,13 @@ impl LabOptions {
     pub fn release(mut self, release: Release) -> Self {
         self.release = release;
         self
+    }
+
+    /// Machines that run containers, on trixie: bookworm's podman knows no Quadlet.
+    #[must_use]
+    pub fn containers(mut self) -> Self {
+        self.containers = true;
+        self.release(Release::Trixie)
     }
 
     #[must_use]
@@ -142,6 +153,10 @@ impl LabOptions {
         (1..=self.machines).map(machine_name).collect()
     }
 
+    pub(super) fn kind_of_tree(&self) -> Kind {
+        Kind { release: self.release, containers: self.containers }
+    }
+
     pub(super) fn id_of(&self, machine: &str) -> String {
         let given = self.per_machine.get(machine).and_then(|options| options.machine_id.clone());
         given.unwrap_or_else(|| {
@@ -165,6 +180,13 @@ impl LabOptions {
                 what: "number of etcd members",
                 value: self.etcd.to_string(),
                 expected: "0, 1 or 3".to_owned(),
+            });
+        }
+        if self.containers && self.release != Release::Trixie {
+            return Err(LabError::BadOption {
+                what: "release of machines with containers",
+                value: self.release.name().to_owned(),
+                expected: Release::Trixie.name().to_owned(),
             });
         }
         let names = self.machine_names();
@@ -259,10 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_machine_and_two_members_are_refused() {
+    fn what_cannot_be_booted_is_refused() {
         assert!(LabOptions::new("x").machines(2).metadata("m3", "a=b").validate().is_err());
         assert!(LabOptions::new("x").etcd(2).validate().is_err());
         assert!(LabOptions::new("x/../y").validate().is_err());
+        assert!(LabOptions::new("x").containers().release(Release::Bookworm).validate().is_err());
     }
 
     #[test]

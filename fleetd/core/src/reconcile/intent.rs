@@ -76,6 +76,13 @@ fn over(
 fn job_error(result: &str, unit: Option<&LoadedUnit>) -> Option<Reason> {
     let text = match result {
         "done" | "skipped" => return None,
+        // Nothing was started that could have failed. It is how systemd tells of a trigger without what it triggers, and
+        // fleet places both where it likes unless one of them says otherwise.
+        "failed" if unit.is_some_and(|unit| unit.result == "success") => {
+            "systemd refused the start; see the unit's journal. A socket, timer or path needs its service on the same \
+             machine: load that, and name it with MachineOf="
+                .to_owned()
+        }
         "failed" => {
             let result = unit.map_or("unknown", |unit| unit.result.as_str());
             format!("the start failed (result {result}); see the unit's journal")
@@ -158,6 +165,16 @@ mod tests {
         let queued = Intent { was_queued: true, ..intent(None) };
         assert_eq!(outcome(&queued, &Observed::default()), Some(Outcome::Unknown));
         assert_eq!(fate(&queued, RunKind::Continuous, &Observed::default(), &boot(1)), Fate::NotReached);
+    }
+
+    #[test]
+    fn a_start_that_failed_says_what_of_it_failed_and_one_that_was_refused_what_a_trigger_needs() {
+        let told = |result: &str| {
+            let unit = LoadedUnit { result: result.to_owned(), ..unit("inactive") };
+            job_error("failed", Some(&unit)).unwrap().text
+        };
+        assert!(told("exit-code").contains("(result exit-code)"), "{}", told("exit-code"));
+        assert!(told("success").contains("MachineOf="), "{}", told("success"));
     }
 
     #[test]

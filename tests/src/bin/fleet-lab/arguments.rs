@@ -8,7 +8,7 @@ use fleet_tests::lab::{LabOptions, Release};
 const EXAMPLES: &str = "\
 Examples:
   fleet-lab up --machines 3                      boot three machines with fleetd, and an etcd
-  fleet-lab ctl list-machines                    fleetctl, through the first machine that runs
+  fleet-lab ctl list-machines                    fleetctl, through the first machine that is ready
   fleet-lab ctl --on m2 start hello@1.service
   fleet-lab exec m1 -- systemctl status fleetd
   fleet-lab kill m2; fleet-lab start m2          a power cut, and the power back
@@ -45,7 +45,7 @@ pub enum Command {
     },
     /// Run fleetctl against the cluster; its exit code is passed on
     Ctl {
-        /// Talk to the fleetd of this machine (default: the first that runs)
+        /// Talk to the fleetd of this machine (default: the first that is ready, else the first that runs)
         #[arg(long)]
         on: Option<String>,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -147,6 +147,9 @@ pub struct Up {
     /// Debian release of the machines
     #[arg(long, value_enum, default_value_t = ReleaseArgument::Bookworm)]
     pub release: ReleaseArgument,
+    /// Machines with podman, which can run containers (Debian 13)
+    #[arg(long, conflicts_with = "release")]
+    pub containers: bool,
     /// Metadata of one machine, such as m1=role=web,disk=ssd; may be repeated
     #[arg(long, value_name = "MACHINE=KEY=VALUE,…")]
     pub metadata: Vec<String>,
@@ -174,6 +177,9 @@ impl Up {
                 ReleaseArgument::Bookworm => Release::Bookworm,
                 ReleaseArgument::Trixie => Release::Trixie,
             });
+        if self.containers {
+            options = options.containers();
+        }
         if self.no_fleetd {
             options = options.systemd_only();
         }

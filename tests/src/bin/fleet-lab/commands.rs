@@ -115,10 +115,12 @@ fn exec(lab: &Lab, machine: &str, words: &[String]) -> anyhow::Result<ExitCode> 
 fn ctl(lab: &Lab, on: Option<&str>, arguments: &[String]) -> anyhow::Result<ExitCode> {
     let machine = match on {
         Some(name) => lab.try_machine(name)?,
+        // One that has just booted has yet to find the registry, and refuses what another would do at once.
         None => lab
             .machines()
             .into_iter()
-            .find(|machine| !machine.is_frozen() && machine.is_fleetd_running())
+            .find(Machine::is_fleetd_ready)
+            .or_else(|| lab.machines().into_iter().find(|m| !m.is_frozen() && m.is_fleetd_running()))
             .ok_or_else(|| anyhow!("no machine of lab {} runs fleetd: see fleet-lab status", lab.name()))?,
     };
     run_in_place(machine.fleetctl_command()?.args(arguments))

@@ -35,6 +35,7 @@ pub(super) struct Machine {
     name: String,
     id: String,
     layout: Layout,
+    containers: bool,
     children: Children,
     state: Mutex<State>,
     changed: Condvar,
@@ -58,6 +59,7 @@ impl Machine {
             name: name.to_owned(),
             id: options.id_of(name),
             layout: layout.clone(),
+            containers: options.containers,
             children,
             state: Mutex::new(State {
                 power: Power::Off,
@@ -232,14 +234,22 @@ impl Machine {
             .open(&console)
             .map_err(LabError::file("open", &console))?;
         let errors = output.try_clone().map_err(LabError::file("open", &console))?;
-        command_in_cgroup(&cgroups::member(&self.lab, &self.name)?, "systemd-nspawn")
+        let mut command = command_in_cgroup(&cgroups::member(&self.lab, &self.name)?, "systemd-nspawn");
+        command
             .arg("--quiet")
             .arg(format!("--directory={}", self.layout.root(&self.name).display()))
             .arg(format!("--machine={}", self.name))
             .arg(format!("--uuid={}", self.id))
             .arg(format!("--network-namespace-path=/run/netns/{}", self.name))
             .args(["--boot", "--register=no", "--keep-unit", "--settings=no", "--notify-ready=yes"])
-            .args(["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only"])
+            .args(["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only"]);
+        if self.containers {
+            // A container is made of namespaces, mounts, keys and a program that judges its devices.
+            command
+                .args(["--capability=all", "--system-call-filter=@keyring bpf"])
+                .arg(format!("--bind={}:/var/lib/containers", self.layout.containers(&self.name).display()));
+        }
+        command
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .env("NOTIFY_SOCKET", ready.path())
             .stdout(Stdio::from(output))
