@@ -14,8 +14,12 @@ pub fn nearest(word: &str, known: &[impl AsRef<str>]) -> Vec<String> {
     }))
 }
 
-/// The same for names of units: the type counts as one slip, and so does an instance that was left out.
+/// The same for names of units: the type counts as one slip, and so does an instance that was left out. A pattern means
+/// no unit.
 pub fn nearest_units(name: &str, known: &[impl AsRef<str>]) -> Vec<String> {
+    if name.contains(['*', '?', '[']) {
+        return Vec::new();
+    }
     let (stem, suffix) = split(name);
     let limit = slips(stem);
     take(known.iter().map(AsRef::as_ref).filter(|candidate| *candidate != name).filter_map(|candidate| {
@@ -72,6 +76,7 @@ mod tests {
         assert_eq!(nearest_units("web@3.service", &known), ["web@1.service", "web@2.service"]);
         // The common type makes no two names alike.
         assert!(nearest_units("nothing.service", &known).is_empty());
+        assert!(nearest_units("cache*.service", &known).is_empty());
     }
 
     #[test]

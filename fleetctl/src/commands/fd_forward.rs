@@ -1,6 +1,7 @@
 //! `fleetctl fd-forward`: connects standard input and output with a socket. Clients that tunnel through SSH run it on a
 //! machine of the cluster, so its name and argument are fixed.
 
+use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use clap::Args;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, stdin, stdout};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::sync::Notify;
 
 use crate::exit::Exit;
 use crate::output;
@@ -61,39 +63,40 @@ async fn forward(
     mut out: impl AsyncWrite + Unpin,
 ) -> io::Result<()> {
     let (mut from_server, mut to_server) = stream.into_split();
-    let sending = async move {
+    let (heard, is_passing_on) = (Notify::new(), Cell::new(false));
+    let sending = async {
         let mut client = client;
         match tokio::io::copy(&mut client, &mut to_server).await {
             // A server that reads no further may still answer.
             Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
-                Err(error)
+                return Err(error);
             }
-            _ => Ok(to_server),
+            _ => {}
+        }
+        // An answer that waits for the client to read it is not silent.
+        while tokio::time::timeout(ANSWER_WITHIN, heard.notified()).await.is_ok() || is_passing_on.get() {}
+        // The server has no use for it if it does not listen any more.
+        let _ended = to_server.shutdown().await;
+        std::future::pending().await
+    };
+    let receiving = async {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let read = from_server.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            is_passing_on.set(true);
+            out.write_all(&buffer[..read]).await?;
+            out.flush().await?;
+            is_passing_on.set(false);
+            heard.notify_one();
         }
     };
-    tokio::pin!(sending);
-    let (mut is_sending, mut half) = (true, None);
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        // Cancel safe: a read that loses has read nothing, and the sending goes on at the next turn.
-        let read = tokio::select! {
-            read = from_server.read(&mut buffer) => read?,
-            sent = &mut sending, if is_sending => {
-                is_sending = false;
-                half = Some(sent?);
-                continue;
-            }
-            () = tokio::time::sleep(ANSWER_WITHIN), if half.is_some() => {
-                // Dropped, it tells the server.
-                half = None;
-                continue;
-            }
-        };
-        if read == 0 {
-            return Ok(());
-        }
-        out.write_all(&buffer[..read]).await?;
-        out.flush().await?;
+    // Each goes on while the other waits; that of the server decides.
+    tokio::select! {
+        received = receiving => received,
+        failed = sending => failed,
     }
 }
 

@@ -6,14 +6,9 @@ use std::cmp::Ordering;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     Number(u64),
-    /// Names, addresses and versions: digits count as the number that they are.
-    Text(Vec<Part>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    Number(u64),
-    Text(String),
+    /// Names, addresses and versions, a part for each character and each number: digits count as the number that they
+    /// are, and stand where digits stand among characters.
+    Text(Vec<(char, u64)>),
 }
 
 impl Key {
@@ -25,14 +20,14 @@ impl Key {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
-            let is_digit = first.is_ascii_digit();
-            let end = rest.find(|c: char| c.is_ascii_digit() != is_digit).unwrap_or(rest.len());
-            let (part, after) = rest.split_at(end);
-            parts.push(match part.parse() {
-                Ok(number) if is_digit => Part::Number(number),
-                _ => Part::Text(part.to_owned()),
-            });
-            rest = after;
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            // More digits than a number has are characters.
+            let (part, length) = match rest[..digits].parse() {
+                Ok(number) => (('0', number), digits),
+                Err(_) => ((first, 0), first.len_utf8()),
+            };
+            parts.push(part);
+            rest = &rest[length..];
         }
         Some(Key::Text(parts))
     }
@@ -80,13 +75,16 @@ mod tests {
 
     #[test]
     fn digits_in_names_count_as_numbers() {
-        for (less, more) in
-            [("web@2.service", "web@10.service"), ("10.0.0.9", "10.0.0.10"), ("0.9.12", "0.10.1")]
-        {
+        for (less, more) in [
+            ("web@2.service", "web@10.service"),
+            ("web@.service", "web@2.service"),
+            ("web.service", "web@.service"),
+            ("10.0.0.9", "10.0.0.10"),
+            ("0.9.12", "0.10.1"),
+        ] {
             assert!(Key::text(less) < Key::text(more), "{less} {more}");
         }
-        // More digits than any number has are text.
-        assert!(Key::text(&"9".repeat(40)).is_some());
+        assert!(Key::text(&"8".repeat(40)) < Key::text(&"9".repeat(40)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `fleet-man`: writes the manual pages of fleetctl and fleetd into a directory, from the grammars that read the command
 //! lines. `scripts/install.sh` runs it; nothing of it is installed.
 //!
-//! One page for each command, as people ask for them: fleetctl(1), fleetctl-start(1), fleetd(8).
+//! One page for each command, as people ask for them: fleetctl(1), fleetctl-start(1), fleetd(8), fleetd-check-config(8).
 #![expect(clippy::print_stderr, reason = "a command line talks on its standard streams")]
 
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let Arguments { directory } = Arguments::parse();
     let written = pages(fleetctl::grammar(), "1", &directory)
-        .and_then(|()| page(fleetd::arguments::grammar(), "8", &directory));
+        .and_then(|()| pages(fleetd::arguments::grammar(), "8", &directory));
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -117,13 +117,21 @@ mod tests {
     fn every_command_that_is_not_hidden_has_a_page_under_the_name_that_man_is_asked_for() {
         let directory = tempfile::tempdir().unwrap();
         pages(fleetctl::grammar(), "1", directory.path()).unwrap();
-        page(fleetd::arguments::grammar(), "8", directory.path()).unwrap();
-        for name in ["fleetctl.1", "fleetctl-list-units.1", "fleetctl-cluster-status.1", "fleetd.8"] {
+        pages(fleetd::arguments::grammar(), "8", directory.path()).unwrap();
+        for name in [
+            "fleetctl.1",
+            "fleetctl-list-units.1",
+            "fleetctl-cluster-status.1",
+            "fleetd.8",
+            "fleetd-check-config.8",
+        ] {
             let text = std::fs::read_to_string(directory.path().join(name)).unwrap();
             let begin = format!(".SH NAME\n{} \\- ", name.rsplit_once('.').unwrap().0.replace('-', "\\-"));
             assert!(text.contains(&begin), "{name}: {text}");
         }
-        for name in ["fleetctl-verify.1", "fleetctl-fd-forward.1", "fleetctl-help.1"] {
+        for name in
+            ["fleetctl-verify.1", "fleetctl-fd-forward.1", "fleetctl-help.1", "fleetd-config-template.8"]
+        {
             assert!(!directory.path().join(name).exists(), "{name}");
         }
     }
