@@ -212,12 +212,22 @@ fn identity(
     }
 }
 
-/// `~/` is the home of who runs this; another's home (`~user/`) is left to the shell.
+/// `~` is the home of who runs this, `~user` that of another whom this machine's passwd knows.
 fn expand_home(path: &str, home: Option<String>) -> PathBuf {
-    match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
-        _ => PathBuf::from(path),
-    }
+    let Some(rest) = path.strip_prefix('~') else { return PathBuf::from(path) };
+    let (user, below) = rest.split_once('/').unwrap_or((rest, ""));
+    let home = if user.is_empty() { home } else { home_of(user) };
+    home.map_or_else(|| PathBuf::from(path), |home| PathBuf::from(home).join(below))
+}
+
+fn home_of(user: &str) -> Option<String> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut fields = passwd.lines().map(|line| line.split(':')).find_map(|mut fields| {
+        let is_user = fields.next() == Some(user);
+        is_user.then_some(fields)
+    })?;
+    // Behind the password, the ids and the full name.
+    fields.nth(4).map(str::to_owned)
 }
 
 fn seconds(flag: &'static str, value: &str) -> Result<Duration, SettingsError> {
@@ -315,6 +325,15 @@ mod tests {
         assert_eq!(color(&[]).unwrap(), When::Auto);
         assert_eq!(color(&[("FLEETCTL_COLOR", "never")]).unwrap(), When::Never);
         assert!(color(&[("FLEETCTL_COLOR", "sometimes")]).unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn a_tilde_is_a_home() {
+        let expanded = |path: &str| expand_home(path, Some("/home/me".to_owned()));
+        assert_eq!(expanded("~/x/y"), PathBuf::from("/home/me/x/y"));
+        assert_eq!(expanded("~root/x"), PathBuf::from("/root/x"));
+        assert_eq!(expanded("~nobody-of-that-name/x"), PathBuf::from("~nobody-of-that-name/x"));
+        assert_eq!(expanded("/~/x"), PathBuf::from("/~/x"));
     }
 
     #[test]
