@@ -20,7 +20,7 @@ REVISION ?= 1
 COMPRESS ?= xz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install deb lint-deb demo next test fuzz bench lint audit fmt clean-labs
+.PHONY: help setup build man install deb lint-deb demo next test fuzz bench lint audit fmt clean-labs
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -28,8 +28,12 @@ help: ## List what can be made
 setup: ## Install the packages that building and labs need (root, Debian; nothing to do: no root, no network)
 	@scripts/setup.sh
 
-build: setup ## Release binaries fleetd, fleetctl and fleet-lab in target/release
+build: setup ## Release binaries fleetd, fleetctl, fleet-lab and others in target/release
 	$(CARGO) build --release --locked --bins -p fleetd -p fleetctl -p fleet-tests
+
+man: build ## The manual pages in target/man, from the grammars of fleetctl and fleetd
+	@rm -rf target/man && mkdir -p target/man
+	target/release/fleet-man target/man
 
 # Builds nothing, so that it can be run as root after a build by somebody else.
 install: ## What make build has built, with the files of a service, below DESTDIR and PREFIX (/usr)

@@ -4,7 +4,8 @@
 #
 # DESTDIR  a directory to install into instead of / (empty)
 # PREFIX   /usr
-# BIN_DIR  where fleetd and fleetctl lie (target/release)
+# BIN_DIR  where fleetd, fleetctl and fleet-man lie (target/release); the latter two say what manual pages and
+#          completions are
 # PART     fleetd, fleetctl or all (all)
 set -eu
 umask 022
@@ -24,13 +25,42 @@ program() {
     install -D -m 0755 "$bin/$1" "$destdir$prefix/bin/$1"
 }
 
+# The pages of a section whose names begin so.
+manual() {
+    for page in "$pages/$1"*."$2"; do
+        name=$(basename "$page")
+        install -D -m 0644 "$page" "$destdir$prefix/share/man/man$2/$name"
+        gzip -9nf "$destdir$prefix/share/man/man$2/$name"
+    done
+}
+
+# What a shell loads, at the place where it looks.
+completion() {
+    file=$destdir$prefix/share/$2
+    install -d -m 0755 "$(dirname "$file")"
+    FLEETCTL_COMPLETE=$1 "$bin/fleetctl" >"$file"
+    chmod 0644 "$file"
+}
+
+if [ ! -x "$bin/fleet-man" ]; then
+    echo "scripts/install.sh: there is no $bin/fleet-man: make build makes it, or name its directory in BIN_DIR" >&2
+    exit 1
+fi
+pages=$(mktemp -d)
+trap 'rm -rf "$pages"' EXIT
+"$bin/fleet-man" "$pages"
 if [ "$part" != fleetd ]; then
     program fleetctl
+    manual fleetctl 1
+    completion bash bash-completion/completions/fleetctl
+    completion zsh zsh/vendor-completions/_fleetctl
+    completion fish fish/vendor_completions.d/fleetctl.fish
 fi
 if [ "$part" = fleetctl ]; then
     exit 0
 fi
 program fleetd
+manual fleetd 8
 (cd "$dist/usr" && find . -type f) | while read -r file; do
     install -D -m 0644 "$dist/usr/$file" "$destdir$prefix/$file"
 done

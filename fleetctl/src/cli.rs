@@ -57,10 +57,14 @@ pub enum Command {
 
 /// Reads the arguments. What needs no command, such as help, is printed here; its exit code is the error.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
-    match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    match Cli::try_parse_from(&arguments) {
         Ok(cli) => Ok(cli),
         Err(error) => {
             if error.kind() == ErrorKind::InvalidSubcommand {
+                if arguments.get(1).is_some_and(|first| first == "help") {
+                    return Err(no_such_topic(&error));
+                }
                 output::note(unknown_command(&error));
                 return Err(Exit::USAGE);
             }
@@ -71,16 +75,33 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit>
     }
 }
 
+/// The grammar as it is, for whatever is made from it: manual pages and completions.
+pub fn grammar() -> clap::Command {
+    Cli::command()
+}
+
 /// The whole help, for a call without arguments.
 pub fn overview() -> String {
     Cli::command().render_long_help().to_string()
 }
 
-fn unknown_command(error: &clap::Error) -> String {
-    let word = match error.get(ContextKind::InvalidSubcommand) {
+/// Who asks for help gets it, as in fleet 1.0, if not the one that was asked for.
+fn no_such_topic(error: &clap::Error) -> Exit {
+    output::note(format!("Unknown help topic [`{}`].", unknown_word(error)));
+    // Help that nobody reads is no error.
+    let _unread = output::raw(overview());
+    Exit::DONE
+}
+
+fn unknown_word(error: &clap::Error) -> &str {
+    match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(word)) => word.as_str(),
         _ => "",
-    };
+    }
+}
+
+fn unknown_command(error: &clap::Error) -> String {
+    let word = unknown_word(error);
     let mut text = format!("Error: unknown command \"{word}\" for \"fleetctl\"\n");
     if let Some(ContextValue::Strings(candidates)) = error.get(ContextKind::SuggestedSubcommand)
         && !candidates.is_empty()
@@ -123,6 +144,23 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         Cli::command().get_subcommands().for_each(check);
+    }
+
+    #[test]
+    fn every_list_says_its_fields_in_its_help() {
+        fn said<Row>(command: &str, fields: &[crate::output::list::Field<Row>]) {
+            let grammar = grammar();
+            let help = grammar.find_subcommand(command).unwrap().get_after_help().unwrap().to_string();
+            let line = help.lines().find_map(|line| line.strip_prefix("Fields: ")).unwrap();
+            let said: Vec<&str> = line.trim_end_matches('.').split(' ').collect();
+            let known: Vec<&str> =
+                fields.iter().map(|field| field.name).filter(|name| *name != "tmachine").collect();
+            assert_eq!(said, known, "{command}");
+        }
+        said("list-units", &commands::list_units::FIELDS);
+        said("list-unit-files", &commands::list_unit_files::FIELDS);
+        said("list-machines", &commands::list_machines::FIELDS);
+        said("events", &commands::events::FIELDS);
     }
 
     #[test]

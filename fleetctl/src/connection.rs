@@ -11,6 +11,7 @@ use fleet_api::v2::{
     HealthView, ImportReport, ImportRequest, JoinReport, JoinRequest, MachineList, Requester, StateList,
     StatusReport, UnitList, UnitView, WaitRequest, WatchKind,
 };
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::output;
@@ -22,6 +23,19 @@ const NAMES_PER_QUERY: usize = 200;
 /// so that it counts once.
 const ATTEMPTS: usize = 3;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
+
+/// What is kept of a unit where only its name matters.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NamedUnit {
+    pub name: String,
+    pub description: String,
+}
+
+#[derive(Deserialize)]
+struct NamedUnits {
+    units: Vec<NamedUnit>,
+}
 
 #[derive(Debug)]
 pub struct Connection {
@@ -49,6 +63,12 @@ impl Connection {
             units.extend(list.units.into_iter().map(|unit| (unit.name.clone(), unit)));
         }
         Ok(units)
+    }
+
+    /// Which units there are, and no more of them, for hints and completions.
+    pub async fn unit_names(&self) -> Result<Vec<NamedUnit>, ClientError> {
+        let list: NamedUnits = self.read(paths::UNITS).await?;
+        Ok(list.units)
     }
 
     pub async fn all_units(&self) -> Result<UnitList, ClientError> {

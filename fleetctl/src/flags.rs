@@ -95,9 +95,11 @@ impl WaitFlags {
     }
 }
 
+/// How commands print what is no list; lists have `output::list::Format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum Form {
     #[default]
+    #[value(alias = "table")]
     Text,
     Json,
 }
@@ -106,12 +108,12 @@ pub enum Format {
 pub struct OutputFlag {
     /// How to print the result.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text", hide_default_value = true)]
-    pub output: Format,
+    pub output: Form,
 }
 
 impl OutputFlag {
     pub fn is_json(self) -> bool {
-        self.output == Format::Json
+        self.output == Form::Json
     }
 }
 
@@ -121,24 +123,6 @@ pub struct ReasonFlag {
     /// Why, in your words; shown by `fleetctl events`.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub why: String,
-}
-
-/// How lists are shown.
-#[derive(Args, Clone, Debug, Default)]
-pub struct ListFlags {
-    /// Show machine ids and hashes in full.
-    #[arg(short = 'l', long, alias = "l", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]
-    pub full: bool,
-    /// Leave out the header.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
-          value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]
-    pub no_legend: bool,
-    #[command(flatten)]
-    pub output: OutputFlag,
-    /// Lists take no arguments, but ignore them as fleet 1.0 does.
-    #[arg(hide = true)]
-    pub surplus: Vec<String>,
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use fleet_api::client::{Endpoint, EndpointError, Timeouts, Tls, TlsError, TlsOptions};
 
 use crate::flags::{LONGEST, go_bool};
+use crate::output::colour::When;
 use crate::ssh::SshOptions;
 
 const SSH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +34,9 @@ pub struct GlobalFlags {
           default_value = "false", value_parser = go_bool, hide_default_value = true, value_name = "BOOL",
           help_heading = "Global options")]
     pub version: bool,
+    /// Colour states: auto (on a terminal, unless NO_COLOR is set), always or never
+    #[arg(long, global = true, value_name = "WHEN", help_heading = "Global options")]
+    pub color: Option<String>,
     #[arg(long, global = true, hide = true)]
     driver: Option<String>,
     /// Reach the endpoint from HOST[:PORT], through SSH
@@ -84,6 +88,7 @@ pub struct Settings {
     pub tls: Option<Tls>,
     pub timeouts: Timeouts,
     pub debug: bool,
+    pub color: When,
     pub ssh: SshOptions,
     /// Things to say before anything else.
     pub warnings: Vec<String>,
@@ -104,8 +109,6 @@ pub enum SettingsError {
         "{flag} is gone: the client speaks only the API; give --endpoint the socket of a machine's fleetd"
     )]
     Etcd { flag: &'static str },
-    #[error("{flag} is gone: the client speaks only the API; for an https endpoint of fleetd give {instead}")]
-    EtcdTls { flag: &'static str, instead: &'static str },
     #[error("{flag}: {value:?} is not valid: {expected}")]
     Value { flag: &'static str, value: String, expected: String },
 }
@@ -134,15 +137,6 @@ impl Settings {
         if given(&flags.etcd_key_prefix, "ETCD_KEY_PREFIX").is_some() {
             return Err(SettingsError::Etcd { flag: "--etcd-key-prefix" });
         }
-        for (value, name, flag, instead) in [
-            (&flags.etcd_keyfile, "ETCD_KEYFILE", "--etcd-keyfile", "--key-file"),
-            (&flags.etcd_certfile, "ETCD_CERTFILE", "--etcd-certfile", "--cert-file"),
-            (&flags.etcd_cafile, "ETCD_CAFILE", "--etcd-cafile", "--ca-file"),
-        ] {
-            if given(value, name).is_some() {
-                return Err(SettingsError::EtcdTls { flag, instead });
-            }
-        }
         let mut warnings = Vec::new();
         let endpoints = given(&flags.endpoint, "ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let (first, others) = endpoints.split_once(',').unwrap_or((&endpoints, ""));
@@ -168,12 +162,31 @@ impl Settings {
             tunnel: given(&flags.tunnel, "TUNNEL"),
         };
         let debug = boolean("--debug", given(&flags.debug, "DEBUG"), false)?;
+        let color = match given(&flags.color, "COLOR") {
+            None => When::Auto,
+            Some(value) => When::from_str(&value, false).map_err(|_| SettingsError::Value {
+                flag: "--color",
+                value,
+                expected: "expected auto, always or never".to_owned(),
+            })?,
+        };
         let endpoint = Endpoint::parse(first)?;
-        let file = |flag: &Option<String>, name: &str| given(flag, name).map(PathBuf::from);
+        // The names of fleet 1.0 before these; the new one wins.
+        let mut file = |flag: &Option<String>, name: &str, old: &Option<String>, old_name: &str| {
+            let former = given(old, old_name);
+            if former.is_some() {
+                let spelled = |name: &str| format!("--{}", name.to_lowercase().replace('_', "-"));
+                warnings.push(format!("{} is deprecated, use {}", spelled(old_name), spelled(name)));
+            }
+            given(flag, name).or(former).map(PathBuf::from)
+        };
+        let certificate = file(&flags.cert_file, "CERT_FILE", &flags.etcd_certfile, "ETCD_CERTFILE");
+        let key = file(&flags.key_file, "KEY_FILE", &flags.etcd_keyfile, "ETCD_KEYFILE");
+        let ca = file(&flags.ca_file, "CA_FILE", &flags.etcd_cafile, "ETCD_CAFILE");
         let unverified = given(&flags.insecure_skip_tls_verify, "INSECURE_SKIP_TLS_VERIFY");
         let options = TlsOptions {
-            identity: identity(file(&flags.cert_file, "CERT_FILE"), file(&flags.key_file, "KEY_FILE"))?,
-            ca: file(&flags.ca_file, "CA_FILE"),
+            identity: identity(certificate, key)?,
+            ca,
             is_unverified: boolean("--insecure-skip-tls-verify", unverified, false)?,
         };
         // A profile may set the variables for good; they matter where TLS is spoken.
@@ -183,7 +196,7 @@ impl Settings {
                 "whoever answers at {endpoint} is taken for the server: --insecure-skip-tls-verify"
             ));
         }
-        Ok(Settings { endpoint, tls, timeouts, debug, ssh, warnings })
+        Ok(Settings { endpoint, tls, timeouts, debug, color, ssh, warnings })
     }
 }
 
@@ -199,12 +212,22 @@ fn identity(
     }
 }
 
-/// `~/` is the home of who runs this; another's home (`~user/`) is left to the shell.
+/// `~` is the home of who runs this, `~user` that of another whom this machine's passwd knows.
 fn expand_home(path: &str, home: Option<String>) -> PathBuf {
-    match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
-        _ => PathBuf::from(path),
-    }
+    let Some(rest) = path.strip_prefix('~') else { return PathBuf::from(path) };
+    let (user, below) = rest.split_once('/').unwrap_or((rest, ""));
+    let home = if user.is_empty() { home } else { home_of(user) };
+    home.map_or_else(|| PathBuf::from(path), |home| PathBuf::from(home).join(below))
+}
+
+fn home_of(user: &str) -> Option<String> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut fields = passwd.lines().map(|line| line.split(':')).find_map(|mut fields| {
+        let is_user = fields.next() == Some(user);
+        is_user.then_some(fields)
+    })?;
+    // Behind the password, the ids and the full name.
+    fields.nth(4).map(str::to_owned)
 }
 
 fn seconds(flag: &'static str, value: &str) -> Result<Duration, SettingsError> {
@@ -279,9 +302,38 @@ mod tests {
             let error = with(&[(name, "/x.pem")], &GlobalFlags::default()).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains(missing), "{error}");
         }
-        let old =
-            with(&[("FLEETCTL_ETCD_CAFILE", "/x.pem")], &GlobalFlags::default()).unwrap_err().to_string();
-        assert!(old.contains("--ca-file"), "{old}");
+    }
+
+    #[test]
+    fn the_former_names_of_the_flags_about_tls_are_taken_with_a_warning() {
+        let former = [("FLEETCTL_ETCD_CAFILE", "/nonexistent/old.pem")];
+        let settings = with(&former, &GlobalFlags::default()).unwrap();
+        assert_eq!(settings.warnings, ["--etcd-cafile is deprecated, use --ca-file"]);
+        let secure = [former[0], ("FLEETCTL_ENDPOINT", "https://h:1")];
+        let error = with(&secure, &GlobalFlags::default()).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read /nonexistent/old.pem: "), "{error}");
+        let both = [secure[0], secure[1], ("FLEETCTL_CA_FILE", "/nonexistent/new.pem")];
+        let error = with(&both, &GlobalFlags::default()).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read /nonexistent/new.pem: "), "{error}");
+        assert!(with(&[("FLEETCTL_ETCD_KEYFILE", "/x")], &GlobalFlags::default()).unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn colours_are_for_terminals_unless_somebody_says_otherwise() {
+        let color =
+            |variables: &[(&str, &str)]| with(variables, &GlobalFlags::default()).map(|all| all.color);
+        assert_eq!(color(&[]).unwrap(), When::Auto);
+        assert_eq!(color(&[("FLEETCTL_COLOR", "never")]).unwrap(), When::Never);
+        assert!(color(&[("FLEETCTL_COLOR", "sometimes")]).unwrap_err().is_usage());
+    }
+
+    #[test]
+    fn a_tilde_is_a_home() {
+        let expanded = |path: &str| expand_home(path, Some("/home/me".to_owned()));
+        assert_eq!(expanded("~/x/y"), PathBuf::from("/home/me/x/y"));
+        assert_eq!(expanded("~root/x"), PathBuf::from("/root/x"));
+        assert_eq!(expanded("~nobody-of-that-name/x"), PathBuf::from("~nobody-of-that-name/x"));
+        assert_eq!(expanded("/~/x"), PathBuf::from("/~/x"));
     }
 
     #[test]

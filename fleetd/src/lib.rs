@@ -2,6 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`arguments`] | its command line |
 //! | [`config`] | what an operator sets |
 //! | [`store`] | where the registry lies: etcd, or this machine's own disk |
 //! | [`identity`], [`member`] | who this machine is, and which cluster it belongs to |
@@ -21,6 +22,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod arguments;
 pub mod claim;
 pub mod clock;
 pub mod config;

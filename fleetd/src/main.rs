@@ -2,16 +2,16 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{CommandFactory as _, Parser};
+use clap::{CommandFactory as _, Parser as _};
 use fleet_core::BootId;
 use fleet_systemd::{DbusSystemd, Systemd as _};
 use fleetd::api::{Passed, passed};
+use fleetd::arguments::{Arguments, Command, Output};
 use fleetd::clock::Clock;
 use fleetd::config::reload::{self, Reloader};
 use fleetd::config::{self, Config, Format, Sources};
@@ -24,55 +24,6 @@ use fleetd::store::{self, Opened};
 use fleetd::wire::{Daemon, DaemonOptions, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
-
-/// Runs the cluster's units on this machine.
-#[derive(Parser, Debug)]
-#[command(name = "fleetd", version, disable_version_flag = true, after_help = help())]
-struct Arguments {
-    /// Configuration file; one named *.conf is read as fleet 1.0 did [default: /etc/fleet/fleetd.toml]
-    #[arg(long, value_name = "FILE", global = true)]
-    config: Option<PathBuf>,
-    /// Print the version
-    #[arg(long, short = 'v')]
-    version: bool,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(clap::Subcommand, Debug)]
-enum Command {
-    /// Print the version
-    Version,
-    /// Print every key's value and where it comes from, and all that keeps fleetd from starting with it
-    CheckConfig {
-        /// toml: for reading; json: for programs
-        #[arg(short, long, value_name = "FORMAT", default_value = "toml")]
-        output: Output,
-        /// Look for the files below this directory instead of /
-        #[arg(long, value_name = "DIR")]
-        root: Option<PathBuf>,
-    },
-    /// Print the configuration file that is packaged
-    #[command(hide = true)]
-    ConfigTemplate,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Output {
-    Toml,
-    Json,
-}
-
-fn help() -> String {
-    let mut text =
-        String::from("Keys of the configuration file; each is also an environment variable FLEET_<KEY>:\n");
-    for key in config::KEYS {
-        let default = key.default_text();
-        let default = if default.is_empty() { "-" } else { &default };
-        text.push_str(&format!("  {:<26} {} [{default}]\n", key.name, key.help));
-    }
-    text
-}
 
 pub fn main() -> ExitCode {
     let arguments = match arguments() {
@@ -249,6 +200,8 @@ async fn run(config: Config, reloader: Reloader, passed: Vec<Passed>) -> anyhow:
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn parsed(words: &[&str]) -> Arguments {

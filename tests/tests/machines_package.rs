@@ -89,13 +89,15 @@ fn binary(program: &str, variable: &str) -> PathBuf {
     let running = std::env::current_exe().expect("/proc/self/exe can be read");
     let found =
         running.ancestors().skip(1).take(2).map(|place| place.join(program)).find(|path| path.is_file());
-    found.expect("the binaries are built: cargo build -p fleetd -p fleetctl (make test does)")
+    found.expect("the binaries are built: cargo build --bins -p fleetd -p fleetctl -p fleet-tests")
 }
 
-/// Both binaries in one directory, as `BIN_DIR` of the scripts.
+/// Both binaries, and what writes their manual pages, in one directory, as `BIN_DIR` of the scripts.
 fn programs() -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    for (program, variable) in [("fleetd", "FLEETD_BIN"), ("fleetctl", "FLEETCTL_BIN")] {
+    for (program, variable) in
+        [("fleetd", "FLEETD_BIN"), ("fleetctl", "FLEETCTL_BIN"), ("fleet-man", "FLEET_MAN_BIN")]
+    {
         std::fs::copy(binary(program, variable), directory.path().join(program)).expect("a copy");
     }
     directory
@@ -385,14 +387,30 @@ fn the_packages_hold_what_make_install_installs_and_the_page_names_every_file() 
     make_install(programs.path(), &installed, "/usr");
     let mut packaged = tree(&unpacked);
     // Debian's own: the licence and the changelogs.
-    packaged.retain(|path, _| !path.starts_with("usr/share"));
+    packaged.retain(|path, _| !path.starts_with("usr/share/doc"));
     let files = tree(&installed);
     assert_eq!(packaged, files);
     for path in files.keys().filter(|path| installed.join(path).is_file() && !path.starts_with("usr/bin/")) {
         let (one, other) = (std::fs::read(installed.join(path)), std::fs::read(unpacked.join(path)));
         assert_eq!(one.expect("it is there"), other.expect("it is there"), "{path}");
-        let name = path.rsplit('/').next().expect("a name");
+        // Of the manual pages the page names the directories: there is one for each command.
+        let name = match path.rsplit_once('/').expect("a directory") {
+            (directory, _) if directory.starts_with("usr/share/man/") => directory,
+            (_, name) => name,
+        };
         assert!(page().contains(name), "{PAGE} does not name {path}");
+    }
+    for path in [
+        "usr/share/man/man1/fleetctl.1.gz",
+        "usr/share/man/man1/fleetctl-list-units.1.gz",
+        "usr/share/man/man1/fleetctl-machine-forget.1.gz",
+        "usr/share/man/man8/fleetd.8.gz",
+        "usr/share/bash-completion/completions/fleetctl",
+        "usr/share/zsh/vendor-completions/_fleetctl",
+        "usr/share/fish/vendor_completions.d/fleetctl.fish",
+    ] {
+        assert_eq!(files.get(path).map(|mode| mode & 0o777), Some(0o644), "{path}");
+        assert!(std::fs::metadata(installed.join(path)).is_ok_and(|file| file.len() > 100), "{path}");
     }
     // Nothing of fleetd/dist is forgotten.
     let all = tree(&Path::new(TOP).join("fleetd/dist"));

@@ -28,8 +28,7 @@ pub async fn run(connection: &Connection, command: Cat) -> anyhow::Result<Exit> 
     let text = match connection.text(&name).await {
         Ok(Some(text)) => text,
         Ok(None) => {
-            output::note(format!("Unit {name} not found"));
-            return Ok(Exit::FAILED);
+            return Ok(super::no_such_unit(connection, &name, format!("Unit {name} not found")).await);
         }
         Err(error) => {
             output::note(format!("Error retrieving Unit {name}: {error}"));

@@ -47,7 +47,9 @@ pub async fn run(connection: &Connection, command: Journal) -> anyhow::Result<Ex
     let name = client_unit_name(argument);
     let unit = match connection.unit(&name).await {
         Ok(Some(unit)) => unit,
-        Ok(None) => return Ok(failed(format!("Unit {name} does not exist."))),
+        Ok(None) => {
+            return Ok(super::no_such_unit(connection, &name, format!("Unit {name} does not exist.")).await);
+        }
         Err(error) => {
             output::note(format!("Error retrieving Unit {name}: {error}"));
             return Ok(change::exit_of(&error));

@@ -25,6 +25,7 @@ pub mod version;
 pub mod why;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use fleet_api::client::ClientError;
 use fleet_api::v2::{Action, UnitView, Verb};
@@ -38,6 +39,10 @@ use crate::exit::Exit;
 use crate::flags::{ContentFlags, OutputFlag, ReasonFlag, WaitFlags};
 use crate::output::{self, json};
 use crate::settings::Settings;
+use crate::suggest;
+
+/// For a hint nobody waits longer; the error it is about has been said.
+const HINT_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs what was asked for.
 pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
@@ -61,6 +66,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
             return Ok(if error.is_usage() { Exit::USAGE } else { Exit::FAILED });
         }
     };
+    output::colour::choose(settings.color);
     for warning in &settings.warnings {
         output::log!("WARN", "{warning}");
     }
@@ -120,7 +126,7 @@ async fn with_content(
     }
     let mut prepared = match content::prepare(connection, units, verb, content.replace, json).await {
         Ok(prepared) => prepared,
-        Err(error) => return Ok(creation_failed(&error)),
+        Err(error) => return Ok(creation_failed(connection, &error).await),
     };
     for one in &mut prepared {
         one.action.all_at_once = content.all_at_once;
@@ -134,12 +140,36 @@ async fn with_content(
     .await
 }
 
-fn creation_failed(error: &content::ContentError) -> Exit {
+async fn creation_failed(connection: &Connection, error: &content::ContentError) -> Exit {
     output::note(format!("Error creating units: {error}"));
     match error {
-        content::ContentError::Api(error) => change::exit_of(error),
-        _ => Exit::FAILED,
+        content::ContentError::Api(error) => return change::exit_of(error),
+        content::ContentError::Nowhere(unit) => hint(connection, std::slice::from_ref(unit)).await,
+        content::ContentError::NoTemplate { template, .. } => {
+            hint(connection, std::slice::from_ref(template)).await;
+        }
+        _ => {}
     }
+    Exit::FAILED
+}
+
+/// Says which units may have been meant by names that do not exist, a line each; nothing if none may, or if the API does
+/// not say which there are.
+async fn hint(connection: &Connection, unknown: &[String]) {
+    let Ok(Ok(known)) = tokio::time::timeout(HINT_WITHIN, connection.unit_names()).await else { return };
+    let known: Vec<String> = known.into_iter().map(|unit| unit.name).collect();
+    for name in unknown {
+        if let Some(line) = suggest::line(&suggest::nearest_units(name, &known)) {
+            output::note(line);
+        }
+    }
+}
+
+/// The end of a command whose unit does not exist.
+async fn no_such_unit(connection: &Connection, name: &str, text: String) -> Exit {
+    output::note(text);
+    hint(connection, &[name.to_owned()]).await;
+    Exit::FAILED
 }
 
 /// The units that the registry has and the names of those that it has not, in the order of the arguments and each once.
@@ -176,13 +206,16 @@ async fn known_or_note(
         return no_units_given(output.is_json()).map(Err);
     }
     match known_units(connection, arguments).await {
-        Ok((units, _)) if units.is_empty() => {
-            nothing_to_do("Units not found in registry", output.is_json()).map(Err)
+        Ok((units, unknown)) if units.is_empty() => {
+            let exit = nothing_to_do("Units not found in registry", output.is_json())?;
+            hint(connection, &unknown).await;
+            Ok(Err(exit))
         }
         Ok((units, unknown)) => {
             // fleet 1.0 says nothing, and a typo is taken for a success.
             if !unknown.is_empty() {
                 output::note(format!("Units not found in registry: {}", unknown.join(" ")));
+                hint(connection, &unknown).await;
             }
             Ok(Ok(units))
         }

@@ -37,7 +37,7 @@ pub async fn run(connection: &Connection, command: Restart) -> anyhow::Result<Ex
     }
     let prepared = match content::prepare(connection, &command.units, Verb::Restart, false, json).await {
         Ok(prepared) => prepared,
-        Err(error) => return Ok(super::creation_failed(&error)),
+        Err(error) => return Ok(super::creation_failed(connection, &error).await),
     };
     let desired = |one: &content::Prepared| one.before.as_ref().map(|unit| unit.desired.clone());
     let (inactive, mut wanted): (Vec<_>, Vec<_>) =

@@ -76,6 +76,11 @@ pub async fn run(connection: &Connection, options: &SshOptions, command: Ssh) ->
         Ok(address) => address,
         Err(error) => {
             output::note(format!("Unable to proceed: {error}"));
+            if matches!(error, TargetError::NoUnit | TargetError::Neither)
+                && let Some(unit) = command.unit.as_ref().or(command.words.first())
+            {
+                super::hint(connection, &[client_unit_name(unit)]).await;
+            }
             return Ok(exit_of(&error));
         }
     };

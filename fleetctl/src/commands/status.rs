@@ -67,7 +67,9 @@ async fn one(
 ) -> anyhow::Result<Exit> {
     let unit = match connection.unit(name).await {
         Ok(Some(unit)) => unit,
-        Ok(None) => return Ok(failed(format!("Unit {name} does not exist."))),
+        Ok(None) => {
+            return Ok(super::no_such_unit(connection, name, format!("Unit {name} does not exist.")).await);
+        }
         Err(error) => {
             output::note(format!("Error retrieving Unit {name}: {error}"));
             return Ok(change::exit_of(&error));

@@ -38,8 +38,7 @@ pub async fn run(connection: &Connection, command: Why) -> anyhow::Result<Exit> 
     let explanation = match connection.why(&name, machine.as_deref()).await {
         Ok(Some(explanation)) => explanation,
         Ok(None) => {
-            output::note(format!("Unit {name} does not exist."));
-            return Ok(Exit::FAILED);
+            return Ok(super::no_such_unit(connection, &name, format!("Unit {name} does not exist.")).await);
         }
         Err(error) => {
             output::note(format!("Error explaining unit {name}: {error}"));

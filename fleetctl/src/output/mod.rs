@@ -1,6 +1,9 @@
 //! Everything that is printed goes through here: stdout for what was asked for, stderr for the rest.
 
+pub mod colour;
 pub mod json;
+pub mod list;
+pub mod order;
 pub mod progress;
 pub mod table;
 pub mod watch;

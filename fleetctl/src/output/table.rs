@@ -1,9 +1,20 @@
 //! Tables whose cells are separated by TABs, laid out as fleet 1.0's, because scripts cut them.
 
+use super::colour::{self, Tone};
+
 const TAB: usize = 8;
 
 /// Renders rows of equally many cells. With a header its cells count for the widths.
 pub fn render(header: Option<&[String]>, rows: &[Vec<String>]) -> String {
+    render_in(header, rows, |_, _| Tone::Plain)
+}
+
+/// The same in colours, which take no width: `tone` is of a cell, by its column and text.
+pub fn render_in(
+    header: Option<&[String]>,
+    rows: &[Vec<String>],
+    tone: impl Fn(usize, &str) -> Tone,
+) -> String {
     let lines: Vec<&[String]> = header.into_iter().chain(rows.iter().map(Vec::as_slice)).collect();
     let columns = lines.first().map_or(0, |line| line.len());
     let width = |cell: &String| cell.chars().count();
@@ -14,9 +25,11 @@ pub fn render(header: Option<&[String]>, rows: &[Vec<String>]) -> String {
         })
         .collect();
     let mut out = String::new();
-    for line in lines {
+    for (index, line) in lines.iter().enumerate() {
+        let is_header = header.is_some() && index == 0;
         for (column, cell) in line.iter().enumerate() {
-            out.push_str(cell);
+            let tone = if is_header { Tone::Plain } else { tone(column, cell) };
+            out.push_str(&colour::paint(cell, tone));
             if column + 1 < columns {
                 let tabs = (widths[column] - width(cell)).div_ceil(TAB);
                 out.extend(std::iter::repeat_n('\t', tabs));
@@ -25,44 +38,6 @@ pub fn render(header: Option<&[String]>, rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
-}
-
-/// One column that a list can show: its name for `--fields`, and the cell.
-pub struct Field<Row> {
-    pub name: &'static str,
-    pub cell: fn(&Row, full: bool) -> String,
-}
-
-/// Why the fields asked for cannot be shown; printed as they are.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FieldError {
-    #[error("Must define output format")]
-    Empty,
-    #[error("Invalid key in output format: {0:?}")]
-    Unknown(String),
-}
-
-/// The table of `rows` with the fields of `wanted`, separated by commas.
-pub fn list<Row>(
-    fields: &[Field<Row>],
-    wanted: &str,
-    rows: &[Row],
-    full: bool,
-    legend: bool,
-) -> Result<String, FieldError> {
-    if wanted.is_empty() {
-        return Err(FieldError::Empty);
-    }
-    let columns: Vec<&Field<Row>> = wanted
-        .split(',')
-        .map(|name| {
-            fields.iter().find(|field| field.name == name).ok_or_else(|| FieldError::Unknown(name.to_owned()))
-        })
-        .collect::<Result<_, _>>()?;
-    let header: Vec<String> = columns.iter().map(|field| field.name.to_uppercase()).collect();
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|field| (field.cell)(row, full)).collect()).collect();
-    Ok(render(legend.then_some(header.as_slice()), &cells))
 }
 
 #[cfg(test)]
@@ -102,14 +77,5 @@ mod tests {
     fn an_empty_list_is_its_header() {
         assert_eq!(render(Some(&row(&["MACHINE", "IP", "METADATA"])), &[]), "MACHINE\tIP\tMETADATA\n");
         assert_eq!(render(None, &[]), "");
-    }
-
-    #[test]
-    fn unknown_and_missing_fields_are_refused() {
-        let fields = [Field::<u8> { name: "unit", cell: |row, _| row.to_string() }];
-        assert_eq!(list(&fields, "", &[], false, true), Err(FieldError::Empty));
-        let unknown = list(&fields, "unit, hash", &[], false, true).unwrap_err();
-        assert_eq!(unknown.to_string(), "Invalid key in output format: \" hash\"");
-        assert_eq!(list(&fields, "unit,unit", &[7], false, false).unwrap(), "7\t7\n");
     }
 }

@@ -2,7 +2,10 @@
 
 mod answers;
 mod changes;
+mod complete;
 mod fake;
+mod hints;
+mod lists;
 mod tls;
 mod views;
 mod waits;

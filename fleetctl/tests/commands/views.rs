@@ -345,6 +345,22 @@ async fn fd_forward_joins_its_input_with_a_socket() {
     assert!(output.status.success());
 }
 
+#[tokio::test]
+async fn fd_forward_ends_when_the_server_does_though_its_input_is_still_open() {
+    let fake = Fake::new().on("GET /fleet/v2/machines", Answer::ok(json!({})));
+    let socket = fake.dir.path().join("fleet.sock");
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_fleetctl"));
+    command.arg("fd-forward").arg(&socket).kill_on_drop(true);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let request = b"GET /fleet/v2/machines HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, request).await.unwrap();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), child.wait()).await;
+    assert!(ended.expect("it ends by itself").unwrap().success());
+    drop(stdin);
+}
+
 /// An `ssh` that notes its arguments and runs the command, if there is one, here.
 fn fake_ssh(fake: &Fake) -> String {
     use std::os::unix::fs::PermissionsExt;
