@@ -212,6 +212,9 @@ fn step(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Doi
     if goal.remove {
         return remove(at, record);
     }
+    if goal.mark {
+        return mark(at, record, admission);
+    }
     advance(at, record, goal, admission)
 }
 
@@ -426,6 +429,28 @@ fn advance(at: &Subject<'_>, record: &mut DiskRecord, goal: Goal, admission: &Ad
     });
     steps.push(Step::Start);
     Doing::steps(RowPhase::Starting, steps)
+}
+
+/// Puts our mark beside a text that fleet 1.0 has left: the bytes stay as they are, and a later look knows them by the
+/// mark. What is at rest has been carried out with that.
+fn mark(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Doing {
+    let seen = at.seen;
+    if let Some(doing) = not_admitted(at, record, admission).or_else(|| without_text(at, record)) {
+        return doing;
+    }
+    let (content, run_hash) = (record.order.content, record.order.run_hash);
+    let mut steps = vec![Step::Install { content, run_hash }];
+    if seen.loaded.as_ref().is_some_and(|unit| unit.load != "not-found") {
+        steps.push(Step::Reload);
+    }
+    if !seen.is_at_rest() {
+        return Doing::steps(RowPhase::Loading, steps);
+    }
+    if seen.invocation().is_some() {
+        record.run = Some(adopted(at, record));
+    }
+    record.settle(&at.local.boot);
+    Doing::steps(RowPhase::Settled, steps)
 }
 
 fn not_admitted(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Option<Doing> {
