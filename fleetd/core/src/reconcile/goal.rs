@@ -62,7 +62,8 @@ impl Goal {
         if is_its_text && seen.is_up() {
             return Goal { adopt: true, ..Goal::default() };
         }
-        if is_left_by_fleet_1(order, seen) && (seen.is_up() || (seen.is_at_rest() && !is_asked_to_run(order))) {
+        if is_left_by_fleet_1(order, seen) && (seen.is_up() || (seen.is_at_rest() && !is_asked_to_run(order)))
+        {
             return Goal { mark: true, ..Goal::default() };
         }
         // The disk was lost, not the machine: a pin does not outlive a boot, so it ran in this one.

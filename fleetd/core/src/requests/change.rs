@@ -45,6 +45,8 @@ pub struct Change {
     pub all_at_once: bool,
     /// A text was given that is not the stored one and is not to replace it.
     pub differs: bool,
+    /// The unit comes from another fleet as it is there: no start is counted, and a unit that is known is not changed.
+    pub arrives: bool,
 }
 
 /// What becomes of it.
@@ -85,7 +87,7 @@ impl Written {
 impl Change {
     #[must_use]
     pub fn new(verb: Verb) -> Change {
-        Change { verb, content: None, replace: false, all_at_once: false, differs: false }
+        Change { verb, content: None, replace: false, all_at_once: false, differs: false, arrives: false }
     }
 
     /// Judges the change against the record as it is now.
@@ -103,6 +105,10 @@ impl Change {
         }
         let activates = matches!(self.verb, Verb::Load | Verb::Start | Verb::Restart);
         match live(record) {
+            // Machines may still have what is left of it.
+            None if self.arrives && record.is_some() => Err(Refusal::Leaving { unit: name.clone() }),
+            Some(_) if self.arrives && self.differs => Err(Refusal::OtherText { unit: name.clone() }),
+            Some(_) if self.arrives => Ok(Verdict::Nothing { warnings: Vec::new() }),
             None => {
                 let content = match self.verb {
                     Verb::Stop | Verb::Unload | Verb::Destroy => None,
@@ -119,6 +125,10 @@ impl Change {
                 };
                 let mut written = create(content, desired, request, record);
                 written.record.all_at_once = self.all_at_once;
+                if self.arrives {
+                    written.record.counters = Counters::default();
+                    "came from another fleet".clone_into(&mut written.why);
+                }
                 Ok(Verdict::Write(Box::new(written)))
             }
             Some(_) if activates && name.is_template() => {
