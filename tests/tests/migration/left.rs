@@ -49,7 +49,7 @@ pub fn state_of(machine: &Machine<'_>, unit: &str, hash: &str) -> OldState {
 
 /// Its daemon, as far as systemd can tell.
 pub fn run_daemon(machine: &Machine<'_>) {
-    let text = "[Service]\nExecStart=/bin/sleep infinity\n";
+    let text = "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\nRestartSec=100ms\n";
     let path = machine.live_path("/run/systemd/system/fleet.service").expect("the machine runs");
     std::fs::write(path, text).expect("/run is writable");
     machine.systemctl(&["start", "fleet.service"]).expect("it starts");

@@ -322,6 +322,26 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_that_arrives_counts_no_start_and_changes_nothing_that_is_known() {
+        let arrives = |verb, differs| Change {
+            content: Some(content(TEXT)),
+            arrives: true,
+            differs,
+            ..Change::new(verb)
+        };
+        let new = written(decide(&arrives(Verb::Start, false), None, "x"));
+        assert_eq!((new.record.desired, counts(&new.record)), (DesiredState::Launched, (0, 0, 0)));
+        let known = Some(&new.record);
+        let same = decide(&arrives(Verb::Load, false), known, "y");
+        assert_eq!(same, Ok(Verdict::Nothing { warnings: Vec::new() }));
+        let other = decide(&arrives(Verb::Start, true), known, "z").unwrap_err();
+        assert_eq!((other.status(), other), (409, Refusal::OtherText { unit: name("a.service") }));
+        let going = after(&[Verb::Start, Verb::Destroy]);
+        let leaving = decide(&arrives(Verb::Start, false), Some(&going), "z").unwrap_err();
+        assert_eq!(leaving, Refusal::Leaving { unit: name("a.service") });
+    }
+
+    #[test]
     fn a_new_unit_is_wanted_as_the_verb_says() {
         for (verb, desired) in [
             (Verb::Submit, DesiredState::Inactive),
