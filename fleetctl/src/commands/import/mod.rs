@@ -22,8 +22,8 @@ use crate::flags::{OutputFlag, ReasonFlag, go_bool};
 use crate::output::{self, json};
 use crate::settings::Settings;
 
-/// Units in one request: it stays far below what the API takes, and people see how far it is.
-const AT_ONCE: usize = 100;
+/// Units in one request: with the largest texts it stays below what the API takes, and people see how far it is.
+const AT_ONCE: usize = 50;
 
 /// Take over the units of a running fleet 1.0, without a restart; prints what would come
 #[derive(Args, Debug)]

@@ -135,8 +135,8 @@ fn entry(
             (false, _) => (
                 Fate::Conflict,
                 format!(
-                    "a unit of that name is here with another text; see `fleetctl cat {}`, and destroy it in one of \
-                     both fleets",
+                    "a unit of that name is here with another text; see `fleetctl cat {}`: destroy it here, or \
+                     take it out of what --save writes",
                     entry.name
                 ),
             ),
