@@ -16,7 +16,7 @@ use left::{leave, run_daemon, state_of};
 use old_fleet::{OldFleet, OldState, OldUnit, Told};
 
 const SLEEPS: &str = "[Service]\nExecStart=/bin/sleep infinity\n";
-const WEB: &str = "[Unit]\nDescription=Front\n\n[Service]\nExecStart=/bin/sleep infinity\n\n[Install]\nWantedBy=multi-user.target\n";
+const WEB: &str = "[Unit]\nDescription=Front\n\n[Service]\nExecStart=/bin/sleep infinity\n\n[Install]\nWantedBy=multi-user.target\nAlias=front.service\n";
 const SPREAD: &str = "[Service]\nExecStart=/bin/sleep infinity\n\n[X-Fleet]\nConflicts=spread@*.service\n";
 const SIDE: &str = "[Service]\nExecStart=/bin/sleep infinity\n\n[X-Fleet]\nMachineOf=spread@2.service\nMachineMetadata=role=side\n";
 const GLOBAL: &str = "[Service]\nExecStart=/bin/sleep infinity\n\n[X-Fleet]\nGlobal=true\n";

@@ -8,6 +8,7 @@ use unit_files::{ContentHash, UnitName};
 use super::admission::Admission;
 use super::goal::Goal;
 use super::intent::{self, Fate};
+use super::left::is_left_by_fleet_1;
 use super::observed::{FailureKind, Fragment, JobKind, Observed};
 use super::record::{Applied, DiskRecord, Intent, LONGEST_WAIT, Outcome, Run};
 use super::row::{self, Says};
@@ -259,6 +260,10 @@ fn note_failure(at: &Subject<'_>, record: &mut DiskRecord) {
     let Some(failure) = &at.seen.failure else { return };
     let reason = failure.reason.clone();
     match failure.kind {
+        // What is refused is moved; what runs here already is not worth less for a mark that it lacks.
+        FailureKind::Refusal if is_left_by_fleet_1(&record.order, at.seen) && at.seen.is_up() => {
+            record.retry(reason, at.now);
+        }
         FailureKind::Refusal => {
             record.intent = None;
             record.refuse(reason, at.now);
@@ -431,8 +436,7 @@ fn advance(at: &Subject<'_>, record: &mut DiskRecord, goal: Goal, admission: &Ad
     Doing::steps(RowPhase::Starting, steps)
 }
 
-/// Puts our mark beside a text that fleet 1.0 has left: the bytes stay as they are, and a later look knows them by the
-/// mark. What is at rest has been carried out with that.
+/// Our mark beside a text that fleet 1.0 has left, by which the next look knows it. What is at rest is done with that.
 fn mark(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Doing {
     let seen = at.seen;
     if let Some(doing) = not_admitted(at, record, admission).or_else(|| without_text(at, record)) {

@@ -136,6 +136,20 @@ fn while_the_daemon_of_fleet_1_runs_the_takeover_waits_five_seconds_at_a_time_an
 }
 
 #[test]
+fn a_mark_that_the_machine_refuses_is_tried_again_and_moves_nothing() {
+    let mut m = left(Some("active"));
+    m.give(A, imported(1));
+    let reason = Reason::new("shadowed", "something has the name");
+    m.inject.insert(name(A), StepFailure { kind: FailureKind::Refusal, at_start: false, reason });
+    m.pass(None);
+    m.pass(None);
+    assert_eq!((m.row(A).phase, m.row(A).refused.is_none()), (RowPhase::Retrying, true));
+    m.now += 1_001;
+    m.settle();
+    assert_eq!((m.runs(A), m.stops(A), m.row(A).applied), (0, 0, Some(number(1))));
+}
+
+#[test]
 fn what_fleet_1_has_left_and_nobody_orders_is_only_shown() {
     let mut m = left(Some("active"));
     m.settle();
