@@ -48,6 +48,7 @@ pub enum Command {
     Events(commands::events::Events),
     Cluster(commands::cluster::Cluster),
     Machine(commands::machine::Machine),
+    Import(commands::import::Import),
     #[command(hide = true)]
     Verify(commands::verify::Verify),
     #[command(hide = true)]

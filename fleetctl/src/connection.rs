@@ -184,6 +184,24 @@ impl Connection {
         }
     }
 
+    /// Sets keys of a machine's metadata, which stay until somebody sets others.
+    pub async fn set_metadata(
+        &self,
+        machine: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<(), ClientError> {
+        let path = format!("{}/machines", paths::V1);
+        let operation = |(key, value): (&String, &String)| {
+            serde_json::json!({
+                "op": "add",
+                "path": format!("/{machine}/metadata/{key}"),
+                "value": { "value": value },
+            })
+        };
+        let operations: Vec<_> = metadata.iter().map(operation).collect();
+        self.traced("PATCH", &path, self.client.patch(&path, &operations)).await
+    }
+
     pub async fn wait(&self, request: &WaitRequest) -> Result<NdjsonStream, ClientError> {
         self.traced("POST", paths::WAIT, self.client.post_stream(paths::WAIT, request)).await
     }

@@ -6,6 +6,7 @@ pub mod destroy;
 pub mod events;
 pub mod fd_forward;
 pub mod health;
+pub mod import;
 pub mod journal;
 pub mod list_machines;
 pub mod list_unit_files;
@@ -90,6 +91,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Events(command) => events::run(&connection, command).await,
         Command::Cluster(command) => cluster::run(&connection, command).await,
         Command::Machine(command) => machine::run(&connection, command).await,
+        Command::Import(command) => import::run(&connection, &settings, command).await,
         Command::Verify(_) | Command::FdForward(_) | Command::Version(_) => {
             unreachable!("commands without a server have run above")
         }

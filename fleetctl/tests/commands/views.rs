@@ -457,3 +457,15 @@ async fn ssh_is_not_run_for_an_address_that_is_no_ip_address() {
         assert!(!fake.dir.path().join("ssh.args").exists());
     }
 }
+
+#[tokio::test]
+async fn debug_shows_the_requests_that_are_sent() {
+    let states = json!({ "states": [] });
+    let fake = Fake::new().on("GET /fleet/v2/states", Answer::ok(states));
+    for flags in [&["--debug", "list-units"][..], &["list-units", "--debug=true"]] {
+        let output = fake.run(flags).await;
+        assert!(output.err.contains("DEBUG") && output.err.contains("GET "), "{}", output.err);
+        assert!(output.err.contains("/fleet/v2/states took"), "{}", output.err);
+    }
+    assert_eq!(fake.run(&["list-units"]).await.err, "");
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_core::reconcile::{FailureKind, JobKind, OnDisk, Step, StepFailure};
+use fleet_core::reconcile::{FLEET_1_RUNS, FailureKind, JobKind, OnDisk, Step, StepFailure};
 use fleet_core::records::Reason;
 use fleet_systemd::{JobId, LoadState, Shadow, Systemd, SystemdError};
 use futures_util::StreamExt as _;
@@ -26,6 +26,8 @@ const IN_FLIGHT: usize = 64;
 const UNLOAD_LOOKS: usize = 5;
 const UNLOAD_WAIT: Duration = Duration::from_millis(10);
 
+/// The service of fleet 1.0. It and we use the same directory, and it removes there what it does not know.
+const FLEET_1: &str = "fleet.service";
 const CONTENT_LOST: &str = "content-lost";
 
 /// What became of a step, as it happens.
@@ -222,8 +224,13 @@ impl Executor {
             return false;
         }
         let mut has_links = false;
+        let is_in_the_way = !installs.is_empty() && self.fleet_1_runs().await;
         let installed = installs.into_iter().map(|(unit, content, run_hash)| async move {
-            let done = self.install(&unit, content, run_hash).await;
+            let done = if is_in_the_way {
+                Err(fleet_1_in_the_way())
+            } else {
+                self.install(&unit, content, run_hash).await
+            };
             (unit, OnDisk { content, run_hash: Some(run_hash), is_linked: true }, done)
         });
         let began = Instant::now();
@@ -278,6 +285,14 @@ impl Executor {
         });
         stream::iter(queued).buffered(IN_FLIGHT).collect::<Vec<()>>().await;
         has_links
+    }
+
+    /// Whether the daemon of fleet 1.0 is alive here. What cannot be read is found out by the steps themselves.
+    async fn fleet_1_runs(&self) -> bool {
+        let name: UnitName = FLEET_1.parse().expect("it is the name of a unit");
+        let found = self.systemd.inspect(&name).await.ok().flatten();
+        // A unit of this cluster may have that name.
+        found.is_some_and(|unit| !unit.active.is_at_rest() && unit.loaded_run_hash.is_none())
     }
 
     /// Whether the text asks for links.
@@ -340,6 +355,14 @@ struct Ups {
     installs: Vec<(UnitName, ContentHash, RunHash)>,
     reloads: bool,
     starts: Vec<UnitName>,
+}
+
+fn fleet_1_in_the_way() -> StepFailure {
+    let text = format!(
+        "fleet 1.0 runs on this machine, and both would fight over the same units; end its daemon without a stop of its \
+         units: `systemctl kill --signal=SIGKILL {FLEET_1}`, after what docs/usage/from-fleet-1.0.md says"
+    );
+    StepFailure { kind: FailureKind::NotDone, at_start: false, reason: Reason::new(FLEET_1_RUNS, text) }
 }
 
 fn tell(reports: &Reports, report: StepReport) {

@@ -243,6 +243,7 @@ pub(super) fn unit_write(name: &UnitName, expected: Revision, written: Written) 
         expected,
         record: written.record,
         content: written.text,
+        placement: None,
         note: EventNote {
             kind: written.kind.to_owned(),
             unit: Some(name.clone()),

@@ -121,6 +121,7 @@ impl Cluster {
         let write = UnitWrite {
             unit,
             expected: Revision(0),
+            placement: None,
             record: written.record,
             content: Some(text),
             note: EventNote { kind: "unit-created".into(), unit: None, machine: None, why: String::new() },

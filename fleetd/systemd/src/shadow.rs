@@ -20,10 +20,12 @@ pub(crate) fn on_disk(
     name: &UnitName,
     aliases: &[String],
 ) -> Result<Option<Shadow>, SystemdError> {
-    for name in std::iter::once(name.as_str()).chain(aliases.iter().map(String::as_str)) {
-        let template = template_of(name);
+    for taken in std::iter::once(name.as_str()).chain(aliases.iter().map(String::as_str)) {
+        let template = template_of(taken);
         for directory in unit_path {
-            if let Some(shadow) = entry(files, directory, name)? {
+            if let Some(shadow) = entry(files, directory, taken)?
+                && !leads_to(files, &shadow.path, name)
+            {
                 return Ok(Some(shadow));
             }
             if let Some(template) = &template
@@ -41,6 +43,15 @@ pub(crate) fn template_of(name: &str) -> Option<String> {
     let (stem, kind) = name.rsplit_once('.')?;
     let (prefix, instance) = stem.split_once('@')?;
     (!instance.is_empty()).then(|| format!("{prefix}@.{kind}"))
+}
+
+/// Whether it is an alias of the unit itself, made by whoever enabled it: a link to the unit's link, which is ours.
+fn leads_to(files: &UnitFiles, alias: &Path, name: &UnitName) -> bool {
+    let link = files.link_directory.join(name.as_str());
+    let (Ok(target), Some(directory)) = (fs::read_link(files.real(alias)), alias.parent()) else {
+        return false;
+    };
+    directory.join(target) == link && fs::read_link(files.real(&link)).is_ok_and(|text| files.is_ours(&text))
 }
 
 fn entry(files: &UnitFiles, directory: &Path, name: &str) -> Result<Option<Shadow>, SystemdError> {
@@ -117,6 +128,10 @@ mod tests {
             Some((ShadowKind::HostUnit, path("app.service")))
         );
         assert_eq!(look(root, "ours.service", &[]), None);
+        symlink("ours.service", run.join("own.service")).unwrap();
+        assert_eq!(look(root, "ours.service", &["own.service"]), None);
+        let of_another = Some((ShadowKind::Alias, "/run/systemd/system/own.service".to_owned()));
+        assert_eq!(look(root, "x.service", &["own.service"]), of_another);
         assert_eq!(look(root, "free.service", &[]), None);
     }
 }

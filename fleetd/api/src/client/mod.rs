@@ -193,6 +193,15 @@ impl Client {
         self.decode(path, &bytes)
     }
 
+    /// Sends a list of edits, as of machines' metadata; the answer has no body. May reach the server twice.
+    ///
+    /// # Errors
+    /// As for [`post`](Client::post).
+    pub async fn patch(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
+        let (response, connection) = self.send(&Method::PATCH, path, Some(self.encode(path, body)?)).await?;
+        self.body(path, response, connection).await.map(drop)
+    }
+
     /// Opens a stream of lines by a GET.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ pub use health::{EndpointView, HealthView, MemberView, ProblemView};
 pub use machine::{MachineList, MachineState, MachineView};
 pub use progress::{MachineProgress, Phase, Progress, WaitFor, WaitLine, WaitRequest, WaitUnit};
 pub use remote::{JournalLine, StatusReport};
-pub use request::{Action, ActionResult, ChangeReport, ChangeRequest, Verb};
+pub use request::{Action, ActionResult, Arrival, ChangeReport, ChangeRequest, Verb};
 pub use state::{StateList, StateView};
 pub use transfer::{ExpectedMachine, ImportReport, ImportRequest, JoinMode, JoinReport, JoinRequest};
 pub use unit::{

@@ -79,12 +79,33 @@ pub struct Action {
     /// For `destroy`: do not wait for machines that cannot stop it.
     #[serde(default)]
     pub force: bool,
+    /// For `submit`, `load` and `start` of a unit that comes from another fleet as it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival: Option<Arrival>,
+}
+
+/// A unit comes from another fleet: nobody has asked for a start here, so that none is counted. A unit of the name that is
+/// known already stays as it is, if it has the same text, and is refused otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Arrival {
+    /// Full id of the machine that has it, which has to be present: that is its place. Absent: it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
 }
 
 impl Action {
     #[must_use]
     pub fn new(unit: impl Into<String>, verb: Verb) -> Action {
-        Action { unit: unit.into(), verb, text: None, replace: false, all_at_once: false, force: false }
+        Action {
+            unit: unit.into(),
+            verb,
+            text: None,
+            replace: false,
+            all_at_once: false,
+            force: false,
+            arrival: None,
+        }
     }
 }
 

@@ -33,12 +33,13 @@ pub fn linger(draft: &Draft<'_>, name: &UnitName) -> bool {
 
 /// Tells the copies of a unit that stands elsewhere, or is not wanted, to go.
 pub fn send_off(draft: &mut Draft<'_>, name: &UnitName, unit: &UnitRecord) {
+    let stands_on = draft.placed_at(name, unit).filter(|_| unit.desired.wants_a_machine());
     let reason = if unit.desired.wants_a_machine() {
         // A global unit stands nowhere else: where it fits it gets an order, and with that is adopted.
         if unit.is_global() {
             return;
         }
-        let Some(stands_on) = draft.placed_at(name, unit) else { return };
+        let Some(stands_on) = stands_on else { return };
         Reason::new(
             "elsewhere",
             format!("it runs without an order and stands on {}", draft.board.id(stands_on)),
@@ -47,6 +48,10 @@ pub fn send_off(draft: &mut Draft<'_>, name: &UnitName, unit: &UnitRecord) {
         Reason::new("unwanted", "it runs without an order and is not wanted")
     };
     for slot in at(draft, name) {
+        // Where it stands it gets its order: a unit that came from another fleet is placed before it has one.
+        if Some(slot) == stands_on {
+            continue;
+        }
         if draft.board.wanted_at(name, slot).is_some() {
             continue;
         }

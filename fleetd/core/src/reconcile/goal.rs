@@ -4,6 +4,7 @@
 //! what is still missing; it is asked anew in every pass, so that a procedure of several passes goes on where it is,
 //! after a crash too.
 
+use super::left::{is_asked_to_run, is_left_by_fleet_1};
 use super::observed::Observed;
 use super::record::{Applied, DiskRecord, Outcome};
 use crate::ids::BootId;
@@ -22,11 +23,14 @@ pub(super) struct Goal {
     pub start: bool,
     /// What runs is what the order asks for, and we did not start it: take it over.
     pub adopt: bool,
+    /// fleet 1.0 has left the unit here as the order asks for it: our mark is to be put beside its text, and nothing is
+    /// done to the unit.
+    pub mark: bool,
 }
 
 impl Goal {
     pub(super) fn is_reached(self) -> bool {
-        !(self.remove || self.stop || self.text || self.start)
+        !(self.remove || self.stop || self.text || self.start || self.mark)
     }
 
     /// `base` is the order carried out last, or the one whose start is under way.
@@ -57,6 +61,10 @@ impl Goal {
         let is_its_text = seen.loaded_run_hash() == Some(order.run_hash);
         if is_its_text && seen.is_up() {
             return Goal { adopt: true, ..Goal::default() };
+        }
+        if is_left_by_fleet_1(order, seen) && (seen.is_up() || (seen.is_at_rest() && !is_asked_to_run(order)))
+        {
+            return Goal { mark: true, ..Goal::default() };
         }
         // The disk was lost, not the machine: a pin does not outlive a boot, so it ran in this one.
         let has_run = is_its_text && seen.is_at_rest() && seen.invocation().is_some();
@@ -124,7 +132,9 @@ impl Goal {
 }
 
 fn lacks_text(order: &Order, seen: &Observed) -> bool {
-    let is_on_disk = seen.on_disk.is_some_and(|text| text.content == order.content && text.is_linked);
+    let is_on_disk = seen.on_disk.is_some_and(|text| {
+        text.content == order.content && text.is_linked && text.run_hash == Some(order.run_hash)
+    });
     let is_stale = seen.loaded_run_hash().is_some_and(|loaded| loaded != order.run_hash);
     !is_on_disk || is_stale
 }

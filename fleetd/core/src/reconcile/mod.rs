@@ -10,6 +10,7 @@
 //! | `accepted` | whether a store is later than what the machine has accepted |
 //! | `goal` | what an order asks for beyond what was carried out: launched is an edge |
 //! | `intent` | what became of a start, after a crash too |
+//! | `left` | what fleet 1.0 has left here |
 //! | `admission` | what this machine refuses |
 //! | `unit` | the next steps of one unit |
 //! | `row` | what the machine says of a unit |
@@ -19,6 +20,7 @@ mod accepted;
 mod admission;
 mod goal;
 mod intent;
+mod left;
 mod observed;
 mod record;
 mod row;
@@ -34,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use unit_files::{ContentHash, RunHash, UnitName};
 
 pub use accepted::Accepted;
+pub use left::FLEET_1_RUNS;
 pub use observed::{
     EndedJob, FailureKind, Fragment, Job, JobKind, LoadedUnit, Observed, OnDisk, StepFailure,
 };

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use unit_files::{ContentHash, RunHash, UnitHash};
 
+use super::left::FLEET_1_RUNS;
 use crate::ids::{BootId, Generation, OrderNumber, UnitUid};
 use crate::records::{Counters, Extra, Order, Reason, SCHEMA, Wanted};
 use crate::time::{Span, Timestamp};
@@ -15,6 +16,8 @@ use crate::time::{Span, Timestamp};
 const REFUSED_WAIT: Span = Span::from_secs(30);
 /// First wait after systemd or the disk failed us: such faults are usually over at once.
 const RETRY_WAIT: Span = Span::from_secs(1);
+/// Between looks whether somebody has ended the daemon of fleet 1.0.
+const FLEET_1_WAIT: Span = Span::from_secs(5);
 pub(super) const LONGEST_WAIT: Span = Span::from_secs(900);
 
 /// One unit on the agent's disk.
@@ -170,7 +173,10 @@ impl DiskRecord {
     fn trouble(&mut self, reason: Reason, is_refusal: bool, now: Timestamp) {
         let before = self.trouble.as_ref().filter(|t| t.is_refusal == is_refusal).map_or(0, |t| t.attempts);
         let first = if is_refusal { REFUSED_WAIT } else { RETRY_WAIT };
-        let wait = Span((first.0 << before.min(10)).min(LONGEST_WAIT.0));
+        let wait = match reason.code.as_str() {
+            FLEET_1_RUNS => FLEET_1_WAIT,
+            _ => Span((first.0 << before.min(10)).min(LONGEST_WAIT.0)),
+        };
         self.trouble = Some(Trouble { reason, is_refusal, attempts: before + 1, next: now.plus(wait) });
     }
 

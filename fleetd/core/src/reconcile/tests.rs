@@ -3,4 +3,5 @@
 mod edges;
 mod faults;
 mod histories;
+mod left;
 mod promises;

@@ -8,6 +8,7 @@ use unit_files::{ContentHash, UnitName};
 use super::admission::Admission;
 use super::goal::Goal;
 use super::intent::{self, Fate};
+use super::left::is_left_by_fleet_1;
 use super::observed::{FailureKind, Fragment, JobKind, Observed};
 use super::record::{Applied, DiskRecord, Intent, LONGEST_WAIT, Outcome, Run};
 use super::row::{self, Says};
@@ -212,6 +213,9 @@ fn step(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Doi
     if goal.remove {
         return remove(at, record);
     }
+    if goal.mark {
+        return mark(at, record, admission);
+    }
     advance(at, record, goal, admission)
 }
 
@@ -256,6 +260,10 @@ fn note_failure(at: &Subject<'_>, record: &mut DiskRecord) {
     let Some(failure) = &at.seen.failure else { return };
     let reason = failure.reason.clone();
     match failure.kind {
+        // What is refused is moved; what runs here already is not worth less for a mark that it lacks.
+        FailureKind::Refusal if is_left_by_fleet_1(&record.order, at.seen) && at.seen.is_up() => {
+            record.retry(reason, at.now);
+        }
         FailureKind::Refusal => {
             record.intent = None;
             record.refuse(reason, at.now);
@@ -426,6 +434,27 @@ fn advance(at: &Subject<'_>, record: &mut DiskRecord, goal: Goal, admission: &Ad
     });
     steps.push(Step::Start);
     Doing::steps(RowPhase::Starting, steps)
+}
+
+/// Our mark beside a text that fleet 1.0 has left, by which the next look knows it. What is at rest is done with that.
+fn mark(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Doing {
+    let seen = at.seen;
+    if let Some(doing) = not_admitted(at, record, admission).or_else(|| without_text(at, record)) {
+        return doing;
+    }
+    let (content, run_hash) = (record.order.content, record.order.run_hash);
+    let mut steps = vec![Step::Install { content, run_hash }];
+    if seen.loaded.as_ref().is_some_and(|unit| unit.load != "not-found") {
+        steps.push(Step::Reload);
+    }
+    if !seen.is_at_rest() {
+        return Doing::steps(RowPhase::Loading, steps);
+    }
+    if seen.invocation().is_some() {
+        record.run = Some(adopted(at, record));
+    }
+    record.settle(&at.local.boot);
+    Doing::steps(RowPhase::Settled, steps)
 }
 
 fn not_admitted(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Option<Doing> {

@@ -45,6 +45,8 @@ pub struct Change {
     pub all_at_once: bool,
     /// A text was given that is not the stored one and is not to replace it.
     pub differs: bool,
+    /// The unit comes from another fleet as it is there: no start is counted, and a unit that is known is not changed.
+    pub arrives: bool,
 }
 
 /// What becomes of it.
@@ -85,7 +87,7 @@ impl Written {
 impl Change {
     #[must_use]
     pub fn new(verb: Verb) -> Change {
-        Change { verb, content: None, replace: false, all_at_once: false, differs: false }
+        Change { verb, content: None, replace: false, all_at_once: false, differs: false, arrives: false }
     }
 
     /// Judges the change against the record as it is now.
@@ -103,6 +105,10 @@ impl Change {
         }
         let activates = matches!(self.verb, Verb::Load | Verb::Start | Verb::Restart);
         match live(record) {
+            // Machines may still have what is left of it.
+            None if self.arrives && record.is_some() => Err(Refusal::Leaving { unit: name.clone() }),
+            Some(_) if self.arrives && self.differs => Err(Refusal::OtherText { unit: name.clone() }),
+            Some(_) if self.arrives => Ok(Verdict::Nothing { warnings: Vec::new() }),
             None => {
                 let content = match self.verb {
                     Verb::Stop | Verb::Unload | Verb::Destroy => None,
@@ -119,6 +125,10 @@ impl Change {
                 };
                 let mut written = create(content, desired, request, record);
                 written.record.all_at_once = self.all_at_once;
+                if self.arrives {
+                    written.record.counters = Counters::default();
+                    "came from another fleet".clone_into(&mut written.why);
+                }
                 Ok(Verdict::Write(Box::new(written)))
             }
             Some(_) if activates && name.is_template() => {
@@ -309,6 +319,26 @@ mod tests {
 
     fn counts(record: &UnitRecord) -> (u64, u64, u64) {
         (record.counters.start, record.counters.stop, record.counters.restart)
+    }
+
+    #[test]
+    fn a_unit_that_arrives_counts_no_start_and_changes_nothing_that_is_known() {
+        let arrives = |verb, differs| Change {
+            content: Some(content(TEXT)),
+            arrives: true,
+            differs,
+            ..Change::new(verb)
+        };
+        let new = written(decide(&arrives(Verb::Start, false), None, "x"));
+        assert_eq!((new.record.desired, counts(&new.record)), (DesiredState::Launched, (0, 0, 0)));
+        let known = Some(&new.record);
+        let same = decide(&arrives(Verb::Load, false), known, "y");
+        assert_eq!(same, Ok(Verdict::Nothing { warnings: Vec::new() }));
+        let other = decide(&arrives(Verb::Start, true), known, "z").unwrap_err();
+        assert_eq!((other.status(), other), (409, Refusal::OtherText { unit: name("a.service") }));
+        let going = after(&[Verb::Start, Verb::Destroy]);
+        let leaving = decide(&arrives(Verb::Start, false), Some(&going), "z").unwrap_err();
+        assert_eq!(leaving, Refusal::Leaving { unit: name("a.service") });
     }
 
     #[test]

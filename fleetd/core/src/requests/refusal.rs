@@ -33,6 +33,14 @@ pub enum Refusal {
     Inactive { verb: &'static str, unit: UnitName },
     #[error("destroy --force is not yet supported by this cluster")]
     Force,
+    #[error("this cluster has a unit {unit} with another text")]
+    OtherText { unit: UnitName },
+    #[error("unit {unit} is still being destroyed")]
+    Leaving { unit: UnitName },
+    #[error("machine {machine} is not present in this cluster")]
+    MachineAbsent { machine: String },
+    #[error("arrival goes with submit, load and start alone, and with a text")]
+    Arrival,
     #[error("unit {unit} is named twice, with different verbs, texts or options")]
     NamedTwice { unit: UnitName },
 }
@@ -46,6 +54,9 @@ impl Refusal {
             Refusal::Submit(SubmitError::Empty { .. })
             | Refusal::UnknownWithoutOptions
             | Refusal::NoDesiredState
+            | Refusal::OtherText { .. }
+            | Refusal::Leaving { .. }
+            | Refusal::MachineAbsent { .. }
             | Refusal::Inactive { .. } => 409,
             Refusal::Unknown | Refusal::TemplateUnknown { .. } => 404,
             Refusal::Name(_)
@@ -57,6 +68,7 @@ impl Refusal {
             | Refusal::TemplateActivation { .. }
             | Refusal::BadDesiredState { .. }
             | Refusal::Force
+            | Refusal::Arrival
             | Refusal::NamedTwice { .. } => 400,
         }
     }
@@ -77,6 +89,11 @@ impl Refusal {
             Refusal::TemplateUnknown { template } => format!("submit {template}, or give the unit's text"),
             Refusal::Inactive { unit, .. } => format!("fleetctl start {unit} has it placed and started"),
             Refusal::Force => "bring the machine back, or `fleetctl machine forget` it".to_owned(),
+            Refusal::OtherText { unit } => {
+                format!("see `fleetctl cat {unit}`; destroy it here, or leave it out")
+            }
+            Refusal::Leaving { .. } => "try again when its machines have let it go".to_owned(),
+            Refusal::MachineAbsent { .. } => "start fleetd on it first".to_owned(),
             Refusal::NamedTwice { .. } => "send two requests".to_owned(),
             _ => return None,
         })

@@ -1,7 +1,7 @@
 //! Writing unit records, with the texts that they name. Called by the API, for submit as for every change of state.
 
 use fleet_core::Revision;
-use fleet_core::records::{EventNote, UnitRecord};
+use fleet_core::records::{EventNote, Placement, UnitRecord};
 use unit_files::{ContentHash, UnitName};
 
 use super::batch::{Asked, Batch, Item, Outcome};
@@ -20,6 +20,8 @@ pub struct UnitWrite {
     /// The text of `record.current`, if this write brings one, also if the registry may have it already: writing it
     /// again keeps a collection that is under way from taking it.
     pub content: Option<String>,
+    /// Where a new unit is already. The name must have no placement.
+    pub placement: Option<Placement>,
     /// For the event log. Never holds a text.
     pub note: EventNote,
 }
@@ -47,10 +49,12 @@ impl Registry {
             let hash = ContentHash::of(text.as_bytes());
             ops.push(Op::put(self.key(&Key::Content(hash)), text.clone()));
         }
-        Item {
-            compares: vec![self.compare_modified(&key, write.expected)],
-            ops,
-            note: Some(write.note.clone()),
+        let mut compares = vec![self.compare_modified(&key, write.expected)];
+        if let Some(placement) = &write.placement {
+            let key = Key::Placement(write.unit.clone());
+            compares.push(self.compare_modified(&key, Revision(0)));
+            ops.push(Op::put(self.key(&key), encode(placement)));
         }
+        Item { compares, ops, note: Some(write.note.clone()) }
     }
 }

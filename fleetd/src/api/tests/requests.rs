@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use fleet_api::paths::REQUESTS;
 use fleet_api::v2::{
-    Action, ChangeReport, ChangeRequest, ClusterView, EventList, Explanation, MachineList, UnitList,
+    Action, Arrival, ChangeReport, ChangeRequest, ClusterView, EventList, Explanation, MachineList, UnitList,
     UnitView, Verb,
 };
-use fleet_core::records::DesiredState;
+use fleet_core::records::{Counters, DesiredState};
 use fleet_core::store_trust::Trust;
 use fleet_core::{ClusterId, Epoch};
-use fleet_registry::keys::Key;
+use fleet_registry::keys::{Area, Key};
 use fleet_registry::memory::{Fault, Injection};
 use fleet_registry::store::Operation;
 use serde_json::json;
@@ -339,4 +339,43 @@ async fn why_judges_every_machine_and_absent_ones_can_be_forgotten() {
     assert_eq!(done["changed"], true);
     let machines: MachineList = lab.client().get("/fleet/v2/machines").await.unwrap();
     assert_eq!(machines.machines.len(), 1);
+}
+
+#[tokio::test]
+async fn a_unit_that_arrives_has_its_place_with_its_record() {
+    let lab = Lab::start().await;
+    lab.present("m1", "10.0.0.1").await;
+    let arrives = |unit: &str, verb, text: &str, machine: Option<&str>| Action {
+        text: Some(text.into()),
+        arrival: Some(Arrival { machine: machine.map(str::to_owned) }),
+        ..Action::new(unit, verb)
+    };
+    let global = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nGlobal=true\n";
+    let actions = vec![
+        arrives("a.service", Verb::Start, TEXT, Some("m1")),
+        arrives("far.service", Verb::Start, TEXT, Some("m9")),
+        arrives("g.service", Verb::Start, global, Some("m1")),
+        arrives("off.service", Verb::Submit, TEXT, Some("m1")),
+        arrives("odd.service", Verb::Restart, TEXT, None),
+    ];
+    let results = lab.change("r1", actions.clone()).await;
+    let codes: Vec<u16> = results.iter().map(|r| r.error.as_ref().map_or(200, |error| error.code)).collect();
+    assert_eq!(codes, [200, 409, 200, 200, 400], "{results:?}");
+    let error = results[1].error.as_ref().unwrap();
+    assert_eq!(error.message, "machine m9 is not present in this cluster");
+    assert_eq!(lab.record("a.service").await.counters, Counters::default());
+    let read = lab.registry.read(&[Area::Placements]).await.unwrap().placements;
+    let places: Vec<_> = read.iter().map(|(name, place)| (name.as_str(), &place.value)).collect();
+    assert_eq!(places.len(), 1, "a global unit has none, nor has one that nobody wants");
+    assert_eq!((places[0].0, &places[0].1.machine), ("a.service", &Some(machine("m1"))));
+    assert_eq!(places[0].1.uid, lab.record("a.service").await.uid);
+
+    // Again, also where the machine has gone since, it is as it was.
+    lab.delete(&Key::Presence(machine("m1"))).await;
+    let again = lab.change("r2", vec![actions[0].clone()]).await;
+    assert!(again[0].ok && !again[0].changed, "{again:?}");
+    let other = "[Service]\nExecStart=/bin/false\n";
+    let conflict = lab.change("r3", vec![arrives("a.service", Verb::Start, other, Some("m1"))]).await;
+    assert_eq!(conflict[0].error.as_ref().unwrap().code, 409, "{conflict:?}");
+    assert_eq!(lab.record("a.service").await.current.generation.0, 1);
 }

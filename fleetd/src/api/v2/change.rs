@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
-use fleet_api::v2::{Action, ActionResult, ChangeReport, ChangeRequest, Verb as WireVerb};
-use fleet_core::records::{Stamp, TemplateOrigin, UnitRecord, Versioned};
+use fleet_api::v2::{Action, ActionResult, Arrival, ChangeReport, ChangeRequest, Verb as WireVerb};
+use fleet_core::records::{
+    Decision, Extra, Placement, Reason, SCHEMA, Stamp, TemplateOrigin, UnitRecord, Versioned,
+};
 use fleet_core::requests::Refusal;
 use fleet_core::requests::change::{Change, Request, Verb, Verdict, Written, live};
 use fleet_core::requests::content::Content;
-use fleet_core::{RequestId, Revision, UnitUid};
+use fleet_core::{MachineId, OrderNumber, RequestId, Revision, UnitUid};
 use fleet_registry::keys::{Area, Key};
 use fleet_registry::registry::Outcome;
 use fleet_registry::registry::snapshot::Snapshot;
@@ -60,6 +62,8 @@ struct Known {
     templates: HashMap<UnitName, (TemplateOrigin, String)>,
     /// Every unit is in `units`.
     is_whole: bool,
+    /// Read only where a unit arrives.
+    present: BTreeSet<MachineId>,
     earlier: Earlier,
 }
 
@@ -83,6 +87,8 @@ impl<'r> Batch<'r> {
             if let Ok(unit) = &name {
                 if first != action {
                     name = Err(Refusal::NamedTwice { unit: unit.clone() }.into());
+                } else if action.arrival.is_some() && !may_arrive(action) {
+                    name = Err(Refusal::Arrival.into());
                 } else if action.force && action.verb == WireVerb::Destroy {
                     name = Err(Refusal::Force.into());
                 }
@@ -129,7 +135,11 @@ impl<'r> Batch<'r> {
             for (index, expected, written) in judged {
                 let Ok(name) = &self.items[index].name else { continue };
                 answers.push((index, changed(self.items[index].action, &written, Revision(0), true)));
-                writes.push(units::unit_write(name, expected, written));
+                let placement = place_of(self.items[index].action, &written, &self.stamp);
+                let mut write = units::unit_write(name, expected, written);
+                write.note.machine = placement.as_ref().and_then(|placement| placement.machine.clone());
+                write.placement = placement;
+                writes.push(write);
             }
             let outcomes = self.api.registry.write_units(fence, &writes, &asked).await;
             for ((index, mut answer), outcome) in answers.into_iter().zip(outcomes) {
@@ -207,6 +217,9 @@ impl<'r> Batch<'r> {
         let found: Vec<_> = found.collect();
         let texts = units::texts(self.api, found.iter().map(|(_, _, hash)| *hash).collect()).await?;
         let mut known = Known { is_whole, ..Known::default() };
+        if open.iter().any(|index| self.items[*index].action.arrival.is_some()) {
+            known.present = self.api.registry.read(&[Area::Presence]).await?.presence.into_keys().collect();
+        }
         for (name, origin, hash) in found {
             let text = texts.get(&hash).cloned().unwrap_or_default();
             // What a template's instance names is known only now.
@@ -296,8 +309,14 @@ impl<'r> Batch<'r> {
             return Ok(repeated);
         }
         let current = live(record.map(|record| &record.value));
+        if let Some(machine) = machine_of(action).filter(|_| current.is_none())
+            && !known.present.iter().any(|present| present.as_str() == machine)
+        {
+            return Err(Refusal::MachineAbsent { machine: machine.to_owned() });
+        }
         let mut change = Change::new(verb(action.verb));
         (change.replace, change.all_at_once) = (action.replace, action.all_at_once);
+        change.arrives = action.arrival.is_some();
         let is_destroy = action.verb == WireVerb::Destroy;
         match (current, &action.text) {
             (_, _) if is_destroy => {}
@@ -337,6 +356,32 @@ fn request_of(id: &RequestId, wire: WireVerb) -> RequestId {
     RequestId::parse(&text).unwrap_or_else(|_| {
         let digest = hex::encode(sha2::Sha256::digest(&text));
         RequestId::parse(&digest).expect("hexadecimal digits are an id")
+    })
+}
+
+/// Without `replace`, which would be another wish.
+fn may_arrive(action: &Action) -> bool {
+    let is_new = matches!(action.verb, WireVerb::Submit | WireVerb::Load | WireVerb::Start);
+    is_new && action.text.is_some() && !action.replace
+}
+
+fn machine_of(action: &Action) -> Option<&str> {
+    action.arrival.as_ref().and_then(|Arrival { machine }| machine.as_deref())
+}
+
+/// Where a new unit that arrives is. The engine orders it there, as it does for whatever stands on a machine.
+fn place_of(action: &Action, written: &Written, stamp: &Stamp) -> Option<Placement> {
+    let is_wanted = written.record.desired.wants_a_machine() && !written.record.is_global();
+    let machine = machine_of(action).filter(|_| written.created && is_wanted)?;
+    let reason = Reason::new("arrived", format!("it came with machine {machine}, which has it already"));
+    Some(Placement {
+        v: SCHEMA,
+        uid: written.record.uid.clone(),
+        machine: MachineId::parse(machine).ok(),
+        number: OrderNumber::default(),
+        decision: Decision { reason, at: stamp.at, ..Decision::default() },
+        refusals: Vec::new(),
+        extra: Extra::new(),
     })
 }
 

@@ -138,6 +138,10 @@ impl DbusSystemd {
         let get = |property| self.bus.get::<String>(about, path.as_str(), UNIT, property);
         let (id, load, fragment) = tokio::try_join!(get("Id"), get("LoadState"), get("FragmentPath"))?;
         let fragment = PathBuf::from(fragment);
+        if name != unit.as_str() && id == unit.as_str() && self.files.is_our_fragment(&fragment, &id) {
+            // An alias of this very unit, which somebody has enabled.
+            return Ok(None);
+        }
         let kind = if id != name {
             ShadowKind::Alias
         } else if LoadState::from(load.as_str()) == LoadState::Loaded

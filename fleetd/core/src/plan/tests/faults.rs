@@ -1,7 +1,7 @@
 //! What goes wrong around a plan: clocks that jump, elections of the store, stores that were re-anchored, machines that
 //! were forgotten, records that cannot be read.
 
-use super::kit::{GRACE, Kit, machine, name};
+use super::kit::{GRACE, Kit, machine, name, orders};
 use crate::ids::Epoch;
 use crate::plan::{Compare, Write, plan};
 use crate::records::{BrakeCause, BrakeState, DesiredState, MachineRecord, Wanted};
@@ -282,4 +282,16 @@ fn an_order_that_its_machine_refuses_as_overtaken_is_written_anew_where_it_stand
     kit.refuse_as_stale(&on, "a.service");
     kit.converge();
     assert_ne!(kit.at("a.service"), [on.as_str()]);
+}
+
+#[test]
+fn a_copy_without_an_order_on_the_machine_where_its_unit_stands_gets_one_and_is_not_withdrawn() {
+    let mut kit = Kit::new(&["m1", "m2"]);
+    kit.launch("a.service", "");
+    kit.converge();
+    let on = kit.at("a.service")[0].to_owned();
+    kit.lose_order(&on, "a.service");
+    let plan = kit.pass();
+    assert!(orders(&plan).iter().all(|order| !order.contains("Gone")), "{:?}", orders(&plan));
+    assert_eq!(kit.at("a.service"), [on.as_str()]);
 }

@@ -21,6 +21,7 @@ fn submit(name: &UnitName, expected: Revision, text: &str) -> UnitWrite {
     UnitWrite {
         unit: name.clone(),
         expected,
+        placement: None,
         record: unit_record(text),
         content: Some(text.to_owned()),
         note: note("unit-created", name),

@@ -25,6 +25,7 @@ async fn submit(fixture: &Fixture<MemoryStore>, name: &UnitName, text: &str) {
     let write = UnitWrite {
         unit: name.clone(),
         expected: found.map_or(Revision(0), |found| found.modified),
+        placement: None,
         record: unit_record(text),
         content: Some(text.to_owned()),
         note: note("unit-created", name),

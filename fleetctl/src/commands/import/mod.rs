@@ -1,0 +1,203 @@
+//! `fleetctl import`: takes over what a fleet 1.0 runs, without a restart of any unit.
+//!
+//! Reads the other fleet (`source`), says what that comes to here (`plan`), and with `--yes` sends it. A unit keeps its
+//! text, its wanted state and its machine; the agent there finds the text on disk and takes the unit over as it is.
+
+mod plan;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use fleet_api::v2::{ActionResult, ChangeRequest};
+use serde::Serialize;
+
+use self::plan::{Entry, Fate, Lacking, Plan};
+use self::source::{Fleet, SourceError};
+use crate::change;
+use crate::connection::Connection;
+use crate::exit::Exit;
+use crate::flags::{OutputFlag, ReasonFlag, go_bool};
+use crate::output::{self, json};
+use crate::settings::Settings;
+
+/// Units in one request: with the largest texts it stays below what the API takes, and people see how far it is.
+const AT_ONCE: usize = 50;
+
+/// Take over the units of a running fleet 1.0, without a restart; prints what would come
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  fleetctl import --from unix:///run/fleet.sock --save fleet-1.json\n  fleetctl import --from http://10.0.0.1:49153\n  fleetctl import --file fleet-1.json --yes\n\ndocs/usage/from-fleet-1.0.md has the whole recipe."
+)]
+pub struct Import {
+    /// Where fleet 1.0 answers: unix:///PATH or http://HOST:PORT
+    #[arg(long, value_name = "URL", required_unless_present = "file", conflicts_with = "file")]
+    pub from: Option<String>,
+    /// What --save has written, in place of a fleet that runs
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Only write what fleet 1.0 says to a new file; this cluster is not asked
+    #[arg(long, value_name = "FILE", requires = "from", conflicts_with = "yes")]
+    pub save: Option<PathBuf>,
+    /// Do it; otherwise only what would come is printed
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub output: OutputFlag,
+    #[command(flatten)]
+    pub reason: ReasonFlag,
+}
+
+/// The document of `-o json`.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    from: &'a str,
+    done: bool,
+    units: &'a [Entry],
+    /// Machines with metadata there that they lack here; set with --yes.
+    machines: &'a [Lacking],
+}
+
+pub async fn run(connection: &Connection, settings: &Settings, command: Import) -> anyhow::Result<Exit> {
+    let fleet = match read(settings, &command).await {
+        Ok(fleet) => fleet,
+        Err(error) => {
+            output::note(format!("Error importing: {error}"));
+            return Ok(if matches!(error, SourceError::Endpoint(_)) { Exit::USAGE } else { Exit::FAILED });
+        }
+    };
+    if let Some(path) = &command.save {
+        if let Err(error) = fleet.save(path) {
+            output::note(format!("Error importing: {error}"));
+            return Ok(Exit::FAILED);
+        }
+        output::note(format!("Saved {} units to {}.", fleet.units.len(), path.display()));
+        return Ok(Exit::DONE);
+    }
+    let (here, machines) = match tokio::try_join!(connection.all_units(), connection.machines()) {
+        Ok(both) => both,
+        Err(error) => {
+            output::note(format!("Error importing: cannot read this cluster: {error}"));
+            return Ok(change::exit_of(&error));
+        }
+    };
+    let here: BTreeMap<_, _> = here.units.into_iter().map(|unit| (unit.name.clone(), unit)).collect();
+    let mut plan = Plan::of(&fleet, &here, &machines.machines);
+    let goes = command.yes && plan.is_clear();
+    let mut exit = Exit::DONE;
+    if goes {
+        exit = carry_out(connection, &command, &mut plan).await?;
+    }
+    let done = goes && exit == Exit::DONE;
+    if command.output.is_json() {
+        let (units, machines) = (&plan.units[..], &plan.machines[..]);
+        json::print(&Report { from: &fleet.from, done, units, machines })?;
+    } else {
+        output::raw(text(&plan, &fleet.from, done))?;
+    }
+    Ok(finish(&plan, command.yes, exit))
+}
+
+async fn read(settings: &Settings, command: &Import) -> Result<Fleet, SourceError> {
+    match (&command.from, &command.file) {
+        (_, Some(path)) => Fleet::of_file(path),
+        (from, None) => Fleet::of_api(from.as_deref().unwrap_or_default(), settings.timeouts).await,
+    }
+}
+
+/// Metadata before units: a unit whose machine lacks it would be moved at once.
+async fn carry_out(connection: &Connection, command: &Import, plan: &mut Plan) -> anyhow::Result<Exit> {
+    for lacking in &plan.machines {
+        if let Err(error) = connection.set_metadata(&lacking.machine, &lacking.metadata).await {
+            output::note(format!("Error setting metadata of machine {}: {error}", lacking.machine));
+            return Ok(change::exit_of(&error));
+        }
+    }
+    let total = plan.count(Fate::New);
+    let mut sent = 0;
+    let mut exit = Exit::DONE;
+    let mut new: Vec<&mut Entry> = plan.units.iter_mut().filter(|entry| entry.fate == Fate::New).collect();
+    for chunk in new.chunks_mut(AT_ONCE) {
+        let request = ChangeRequest {
+            request_id: uuid::Uuid::new_v4().simple().to_string(),
+            by: Some(change::who()),
+            why: Some(command.reason.why.clone()).filter(|why| !why.is_empty()),
+            actions: chunk.iter().filter_map(|entry| entry.action.clone()).collect(),
+            ..ChangeRequest::default()
+        };
+        let report = match connection.change(request).await {
+            Ok(report) => report,
+            Err(error) => {
+                output::note(format!(
+                    "Error importing units: {error}; what has come stays, repeat the command"
+                ));
+                return Ok(change::exit_of(&error));
+            }
+        };
+        for (entry, result) in chunk.iter_mut().zip(report.results) {
+            if !judge(entry, &result) {
+                exit = Exit::FAILED;
+            }
+        }
+        sent += chunk.len();
+        output::note(format!("Sent {sent} of {total} units."));
+    }
+    Ok(exit)
+}
+
+/// Whether it came. Somebody else may have been faster.
+fn judge(entry: &mut Entry, result: &ActionResult) -> bool {
+    if let Some(error) = &result.error {
+        (entry.fate, entry.text) = (Fate::Refused, error.to_string());
+    }
+    result.ok
+}
+
+fn text(plan: &Plan, from: &str, done: bool) -> String {
+    let mut text = String::new();
+    let verb = if done { "Imported" } else { "Would import" };
+    let (new, same) = (plan.count(Fate::New), plan.count(Fate::Same));
+    text.push_str(&format!("{verb} {new} units from {from}; {same} are here already.\n"));
+    for entry in &plan.units {
+        let place = if entry.machine.is_empty() {
+            String::new()
+        } else {
+            format!(" on {}", output::machine_id(&entry.machine, false))
+        };
+        let line = match entry.fate {
+            Fate::New if entry.text.is_empty() => format!("  {} {}{place}\n", entry.name, entry.desired),
+            Fate::New => format!("  {} {}{place} ({})\n", entry.name, entry.desired, entry.text),
+            Fate::Same if entry.text == "here already" => continue,
+            Fate::Same => format!("  {} {}: {}\n", entry.name, entry.desired, entry.text),
+            Fate::Conflict | Fate::Refused => continue,
+        };
+        text.push_str(&line);
+    }
+    let set = if done { "Set" } else { "Would set" };
+    for lacking in &plan.machines {
+        let pairs: Vec<String> =
+            lacking.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let machine = output::machine_id(&lacking.machine, false);
+        text.push_str(&format!("{set} metadata of {machine}: {}\n", pairs.join(",")));
+    }
+    text
+}
+
+fn finish(plan: &Plan, yes: bool, exit: Exit) -> Exit {
+    for entry in plan.units.iter().filter(|entry| matches!(entry.fate, Fate::Conflict | Fate::Refused)) {
+        output::note(format!("Unable to import {}: {}", entry.name, entry.text));
+    }
+    let in_the_way = plan.count(Fate::Conflict) + plan.count(Fate::Refused);
+    if in_the_way > 0 && exit == Exit::DONE {
+        output::note(format!("Nothing was changed, because {in_the_way} units cannot come as they are."));
+        return Exit::FAILED;
+    }
+    let is_all_here = plan.count(Fate::New) == 0 && plan.machines.is_empty();
+    if !yes && !is_all_here {
+        output::note("Nothing was changed. Run it again with --yes to import them.");
+        return Exit::FAILED;
+    }
+    exit
+}
