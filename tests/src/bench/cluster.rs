@@ -44,7 +44,7 @@ pub fn monotonic() -> anyhow::Result<Duration> {
 #[derive(Debug)]
 pub struct Cluster {
     pub lab: Lab,
-    runtime: Runtime,
+    pub(super) runtime: Runtime,
 }
 
 /// Runs `work` on a fresh cluster of three machines and one etcd, as [`on_lab`] does.

@@ -11,6 +11,8 @@ mod cluster;
 mod embedded_put;
 mod failover;
 mod figure;
+mod filled;
+mod listing;
 mod mass_start;
 mod plan;
 mod process;
@@ -36,7 +38,7 @@ pub struct Bench {
 }
 
 /// All benches, the cheap ones first.
-pub const BENCHES: [Bench; 10] = [
+pub const BENCHES: [Bench; 12] = [
     Bench {
         name: "plan_noop",
         what: "the engine's pass over 20,000 placed units on 1,000 machines: nothing dirty, and everything",
@@ -72,6 +74,18 @@ pub const BENCHES: [Bench; 10] = [
         what: "fleetd's memory on one machine without units, with the embedded store and with etcd",
         is_cluster: true,
         run: pss_idle::run,
+    },
+    Bench {
+        name: "list_units",
+        what: "fleetctl list-units with 2,000 units on 100 machines, its time and its memory; and fleetctl version",
+        is_cluster: true,
+        run: listing::units,
+    },
+    Bench {
+        name: "state_rows",
+        what: "fleetd's memory while a client of API v1 reads 10,000 rows of states",
+        is_cluster: true,
+        run: listing::rows,
     },
     Bench {
         name: "submit_to_active",

@@ -34,14 +34,45 @@ pub fn cpu_seconds(machine: &Machine<'_>) -> anyhow::Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
+/// Begins the count of the peak anew, and gives what fleetd has now, in MiB.
+///
+/// # Errors
+/// When no fleetd runs there.
+pub fn reset_peak(machine: &Machine<'_>) -> anyhow::Result<f64> {
+    let pid = fleetd_pid(machine)?;
+    // proc(5): 5 resets the peak resident set size to the present one.
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5")
+        .with_context(|| format!("reset the peak of process {pid}"))?;
+    process_peak_mib(pid)
+}
+
+/// How much more than `before` fleetd had at its peak, in MiB.
+///
+/// # Errors
+/// When no fleetd runs there.
+pub fn peak_mib_since(machine: &Machine<'_>, before: f64) -> anyhow::Result<f64> {
+    Ok((process_peak_mib(fleetd_pid(machine)?)? - before).max(0.0))
+}
+
+/// The largest resident set that a process has had, in MiB.
+///
+/// # Errors
+/// When there is no such process.
+pub fn process_peak_mib(pid: u32) -> anyhow::Result<f64> {
+    mib_of(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
 /// A line of `smaps_rollup` in MiB. Pages that several processes use are divided by them in `Pss:`: the binary's between
 /// the machines of one lab, libc's between all processes of all machines.
 ///
 /// # Errors
 /// When no fleetd runs there, or the kernel has no such line.
 pub fn memory_mib(machine: &Machine<'_>, key: &str) -> anyhow::Result<f64> {
-    let path = format!("/proc/{}/smaps_rollup", fleetd_pid(machine)?);
-    let text = std::fs::read_to_string(&path)?;
+    mib_of(&format!("/proc/{}/smaps_rollup", fleetd_pid(machine)?), key)
+}
+
+fn mib_of(path: &str, key: &str) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(path)?;
     let line = text.lines().find_map(|line| line.strip_prefix(key));
     let value = line.with_context(|| format!("{path} has no {key}"))?.trim_end_matches("kB").trim();
     let kib: f64 = value.parse()?;

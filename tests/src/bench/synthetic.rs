@@ -127,7 +127,8 @@ impl Synthetic {
     }
 }
 
-fn carried_out(order: &Order) -> StateRow {
+/// The row of a machine that has done what it was told.
+pub fn carried_out(order: &Order) -> StateRow {
     StateRow {
         v: SCHEMA,
         uid: order.uid.clone(),
