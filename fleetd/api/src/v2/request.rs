@@ -87,6 +87,7 @@ pub struct Action {
 /// A unit comes from another fleet: nobody has asked for a start here, so that none is counted. A unit of the name that is
 /// known already stays as it is, if it has the same text, and is refused otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
 pub struct Arrival {
     /// Full id of the machine that has it, which has to be present: that is its place. Absent: it has none.
