@@ -15,6 +15,8 @@ use unit_files::UnitName;
 pub(super) const SOFT_DELAY: Duration = Duration::from_millis(100);
 /// The same while a job of ours is under way.
 pub(super) const JOB_DELAY: Duration = Duration::from_secs(1);
+/// systemd does not tell when the last process ends that a stop left behind; whoever waits for that looks again.
+pub(super) const LEFTOVERS_DELAY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Due {
@@ -62,6 +64,15 @@ impl Due {
         }
         // A start is a dozen changes, and its end is announced: each look before that would only delay it.
         let due = Instant::now() + if has_job { JOB_DELAY } else { SOFT_DELAY };
+        self.put_off(name, state, due);
+    }
+
+    /// Processes of `name` outlive its stop.
+    pub(super) fn has_leftovers(&mut self, name: &UnitName) {
+        self.put_off(name, None, Instant::now() + LEFTOVERS_DELAY);
+    }
+
+    fn put_off(&mut self, name: &UnitName, state: Option<UnitState>, due: Instant) {
         match self.soft.entry(name.clone()) {
             Entry::Vacant(entry) => drop(entry.insert(state)),
             // What had to be looked at whatever the state still has to be.

@@ -125,7 +125,9 @@ impl Observed {
     pub(super) fn is_failed(&self) -> bool {
         self.active() == "failed"
     }
-    pub(super) fn has_leftovers(&self) -> bool {
+    /// At rest, with processes that a stop left behind.
+    #[must_use]
+    pub fn has_leftovers(&self) -> bool {
         self.is_at_rest() && self.loaded.as_ref().is_some_and(|unit| unit.has_control_group)
     }
     pub(super) fn invocation(&self) -> Option<&str> {
