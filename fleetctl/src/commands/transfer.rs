@@ -85,7 +85,8 @@ fn expected_text(expected: &[ExpectedMachine]) -> String {
     }
     let mut text = "Expected, until they come to this store; the units of each wait for it:\n".to_owned();
     for ExpectedMachine { machine, units } in expected {
-        text.push_str(&format!("  {machine} with {units} units\n"));
+        let plural = if *units == 1 { "" } else { "s" };
+        text.push_str(&format!("  {machine} with {units} unit{plural}\n"));
     }
     text.push_str("What they stop or start when they come is not known here. For one that is off and will never come, as after new hardware: fleetctl machine confirm-dead ID\n");
     text
@@ -182,10 +183,12 @@ mod tests {
 
     #[test]
     fn an_import_names_the_machines_that_units_wait_for_and_what_to_do_about_one_that_never_comes() {
-        let expected = [ExpectedMachine { machine: "1f0c44d2".into(), units: 10 }];
+        let machine = |units| ExpectedMachine { machine: "1f0c44d2".into(), units };
+        let expected = [machine(10), machine(1)];
         let text = expected_text(&expected);
         assert!(
-            text.contains("1f0c44d2 with 10 units") && text.contains("machine confirm-dead ID"),
+            text.contains("1f0c44d2 with 10 units\n  1f0c44d2 with 1 unit\n")
+                && text.contains("machine confirm-dead ID"),
             "{text}"
         );
         assert_eq!(expected_text(&[]), "");
