@@ -34,8 +34,9 @@ pub fn remedy(registry: &Registry) -> String {
     };
     format!(
         "wait for it. If it broke off, repeat it with the same document (`fleetctl cluster import --yes FILE`, or \
-         `fleetctl machine join --adopt --yes` where it was begun). If it is not wanted any more and nobody is at it, as \
-         the last resort: {last}"
+         `fleetctl machine join --adopt --yes` where it was begun). If it is not wanted any more and nobody is at it, look at \
+         `fleetctl cluster status` once more before this, the last resort: {last}, and then remove member.json of the \
+         machine that began it from its state directory"
     )
 }
 
@@ -60,6 +61,6 @@ mod tests {
         }
         let registry = Registry::new(Arc::new(MemoryStore::new(1)), Keys::new("/other/").unwrap(), 1);
         let told = remedy(&registry);
-        assert!(told.ends_with("`etcdctl del --prefix /other/`"), "{told}");
+        assert!(told.contains("`fleetctl cluster status` once more before this, the last resort: `etcdctl del --prefix /other/`, and then remove member.json"), "{told}");
     }
 }

@@ -51,6 +51,17 @@ pub enum JoinError {
     )]
     Taken { names: Vec<String> },
     #[error(
+        "the cluster has other units of the names of these: {}; leave them out of --bring, and stop the old ones by hand",
+        names.join(", ")
+    )]
+    Replaced { names: Vec<String> },
+    #[error(
+        "units of this machine's own store that the cluster does not have: {}; they would belong to nobody. Name those \
+         that shall come with --bring, and give the rest up with --leave-missing",
+        names.join(", ")
+    )]
+    Missing { names: Vec<String> },
+    #[error(
         "the cluster has these units of this machine's own store on other machines: {}; they have moved since, or the \
          store is a copy of another machine's. The cluster's word counts: stop fleetd, move {} away and start it",
         names.join(", "), store.display()
@@ -58,7 +69,8 @@ pub enum JoinError {
     Elsewhere { names: Vec<String>, store: PathBuf },
     #[error(
         "the store holds this machine's own cluster {cluster} with its units, made from an export: a join cannot give \
-         them up. Use --adopt, and destroy what is not wanted"
+         them up. Use --adopt: of what the cluster does not have only that comes which --bring names. Destroy what is not \
+         wanted"
     )]
     NotAbandoned { cluster: ClusterId },
     #[error(
@@ -127,6 +139,7 @@ impl Join {
         } else {
             (Coming::All, BTreeSet::new())
         };
+        let taken = if found.is_some() { self.registry.taken(&export).await? } else { Vec::new() };
         let store = embedded_directory(&self.state_directory).display().to_string();
         let mut report = JoinReport {
             machine: self.machine.to_string(),
@@ -134,6 +147,7 @@ impl Join {
             to,
             units: export.units().filter(|name| !missing.contains(*name)).map(ToString::to_string).collect(),
             missing: missing.iter().map(ToString::to_string).collect(),
+            taken: taken.iter().filter(|name| missing.contains(*name)).map(ToString::to_string).collect(),
             store: store.clone(),
             store_before: store,
             done: false,
@@ -142,11 +156,22 @@ impl Join {
             JoinMode::Abandon if is_ours => {
                 return Err(JoinError::NotAbandoned { cluster: export.cluster.id });
             }
-            JoinMode::Adopt if found.is_some() => self.refuse_taken(&export, &missing).await?,
+            JoinMode::Adopt if is_ours => {
+                refuse_replaced(&taken, &missing)?;
+                // Who names what it brings has seen the cluster's units, and some of them have moved since.
+                if bring.is_empty() {
+                    self.refuse_elsewhere(&export).await?;
+                }
+            }
+            JoinMode::Adopt if !taken.is_empty() => return Err(JoinError::Taken { names: texts(&taken) }),
+            JoinMode::Adopt if found.is_some() => self.refuse_elsewhere(&export).await?,
             JoinMode::Abandon | JoinMode::Adopt => {}
         }
         if !request.yes {
             return Ok(report);
+        }
+        if !missing.is_empty() && !request.leave_missing {
+            return Err(JoinError::Missing { names: report.missing });
         }
         report.to = match (request.mode, found) {
             (JoinMode::Adopt, None) => self.move_all(&export, asked).await?,
@@ -160,7 +185,10 @@ impl Join {
                 };
                 match self.registry.take_in(&export, &self.machine, coming, asked).await? {
                     Merged::Done { units } => info!(units, %cluster, "taken in"),
-                    Merged::Taken { names } => return Err(taken(&names)),
+                    Merged::Taken { names } if is_ours => {
+                        return Err(JoinError::Replaced { names: texts(&names) });
+                    }
+                    Merged::Taken { names } => return Err(JoinError::Taken { names: texts(&names) }),
                     Merged::NoCluster => return Err(JoinError::NotJoined { cluster }),
                 }
                 cluster
@@ -185,19 +213,12 @@ impl Join {
         Ok(Registry::new(Arc::new(store), keys, 0).export().await?)
     }
 
-    /// Units that do not come may have the name of another.
-    async fn refuse_taken(&self, export: &Export, missing: &BTreeSet<UnitName>) -> Result<(), JoinError> {
-        let mut names = self.registry.taken(export).await?;
-        names.retain(|name| !missing.contains(name));
-        if !names.is_empty() {
-            return Err(taken(&names));
-        }
+    async fn refuse_elsewhere(&self, export: &Export) -> Result<(), JoinError> {
         let names = self.registry.elsewhere(export, &self.machine).await?;
         if names.is_empty() {
             return Ok(());
         }
-        let names = names.iter().map(ToString::to_string).collect();
-        Err(JoinError::Elsewhere { names, store: embedded_directory(&self.state_directory) })
+        Err(JoinError::Elsewhere { names: texts(&names), store: embedded_directory(&self.state_directory) })
     }
 
     /// The store is empty: the whole cluster moves, and keeps its id.
@@ -353,8 +374,17 @@ fn named(bring: &[String], export: &Export) -> Result<BTreeSet<UnitName>, JoinEr
     if unknown.is_empty() { Ok(names) } else { Err(JoinError::NotHere { names: unknown }) }
 }
 
-fn taken(names: &[UnitName]) -> JoinError {
-    JoinError::Taken { names: names.iter().map(ToString::to_string).collect() }
+/// Units that do not come may have the name of another.
+///
+/// # Errors
+/// `Replaced`.
+fn refuse_replaced(taken: &[UnitName], missing: &BTreeSet<UnitName>) -> Result<(), JoinError> {
+    let names: Vec<_> = taken.iter().filter(|name| !missing.contains(*name)).cloned().collect();
+    if names.is_empty() { Ok(()) } else { Err(JoinError::Replaced { names: texts(&names) }) }
+}
+
+fn texts(names: &[UnitName]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

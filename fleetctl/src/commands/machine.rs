@@ -58,6 +58,10 @@ pub struct Join {
     /// were destroyed in the cluster, or submitted here after the export; --adopt without --yes lists them.
     #[arg(long, value_name = "UNIT", num_args = 1.., conflicts_with = "abandon")]
     pub bring: Vec<String>,
+    /// Give up what the cluster does not have and --bring does not name: those that run go on, and belong to nobody.
+    /// Without it nothing is done while there are such units.
+    #[arg(long, conflicts_with = "abandon")]
+    pub leave_missing: bool,
     /// Do it; otherwise only the consequences are printed.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]

@@ -85,7 +85,8 @@ fn expected_text(expected: &[ExpectedMachine]) -> String {
     }
     let mut text = "Expected, until they come to this store; the units of each wait for it:\n".to_owned();
     for ExpectedMachine { machine, units } in expected {
-        text.push_str(&format!("  {machine} with {units} units\n"));
+        let plural = if *units == 1 { "" } else { "s" };
+        text.push_str(&format!("  {machine} with {units} unit{plural}\n"));
     }
     text.push_str("What they stop or start when they come is not known here. For one that is off and will never come, as after new hardware: fleetctl machine confirm-dead ID\n");
     text
@@ -105,7 +106,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
 pub async fn join(connection: &Connection, command: Join) -> anyhow::Result<Exit> {
     let mode = if command.abandon { JoinMode::Abandon } else { JoinMode::Adopt };
     let bring = command.bring.iter().map(|name| client_unit_name(name)).collect();
-    let request = JoinRequest { mode, bring, yes: command.yes, by: change::who() };
+    let leave_missing = command.leave_missing;
+    let request = JoinRequest { mode, bring, leave_missing, yes: command.yes, by: change::who() };
     let report = match connection.join(&request).await {
         Ok(report) => report,
         Err(error) => {
@@ -144,16 +146,22 @@ fn join_text(report: &JoinReport, mode: JoinMode) -> String {
         }
     });
     if !report.missing.is_empty() {
-        let (stay, again) = if report.done {
-            let back = format!("move {} back to {} and run this again", report.store, report.store_before);
-            ("have not come", back)
+        text.push_str("Not in the cluster: destroyed there, or submitted here after the export:\n");
+        for name in &report.missing {
+            let taken = if report.taken.contains(name) {
+                "; another unit has that name: stop the old one by hand"
+            } else {
+                ""
+            };
+            text.push_str(&format!("  {name}{taken}\n"));
+        }
+        text.push_str("Those that run go on and belong to nobody.\n");
+        text.push_str(&if report.done {
+            let (store, before) = (&report.store, &report.store_before);
+            format!("To bring one after all, move {store} back to {before} and run this again with --bring UNIT.\n")
         } else {
-            ("do not come", "run this".to_owned())
-        };
-        text.push_str(&format!(
-            "Not in the cluster: destroyed there, or submitted here after the export: {}. They {stay}; those that run go on and belong to nobody. To bring one, {again} with --bring UNIT.\n",
-            named(&report.missing)
-        ));
+            "To bring one, run this with --bring UNIT; to give the rest up, with --leave-missing.\n".to_owned()
+        });
     }
     if report.done {
         text.push_str(&format!("Its own store is kept in {}.\n", report.store));
@@ -175,10 +183,12 @@ mod tests {
 
     #[test]
     fn an_import_names_the_machines_that_units_wait_for_and_what_to_do_about_one_that_never_comes() {
-        let expected = [ExpectedMachine { machine: "1f0c44d2".into(), units: 10 }];
+        let machine = |units| ExpectedMachine { machine: "1f0c44d2".into(), units };
+        let expected = [machine(10), machine(1)];
         let text = expected_text(&expected);
         assert!(
-            text.contains("1f0c44d2 with 10 units") && text.contains("machine confirm-dead ID"),
+            text.contains("1f0c44d2 with 10 units\n  1f0c44d2 with 1 unit\n")
+                && text.contains("machine confirm-dead ID"),
             "{text}"
         );
         assert_eq!(expected_text(&[]), "");
@@ -186,11 +196,13 @@ mod tests {
 
     #[test]
     fn a_join_lists_apart_what_the_cluster_does_not_have_and_says_how_to_bring_it() {
+        let missing: Vec<String> = (0..NAMED + 5).map(|number| format!("u{number}.service")).collect();
         let report = JoinReport {
             from: "ours".into(),
             to: "ours".into(),
             units: vec!["a.service".into()],
-            missing: vec!["b.service".into(), "x.service".into()],
+            missing: missing.clone(),
+            taken: vec!["u7.service".into()],
             store: "/var/lib/fleet/registry".into(),
             store_before: "/var/lib/fleet/registry".into(),
             ..JoinReport::default()
@@ -200,10 +212,13 @@ mod tests {
             dry.contains("run on: a.service.\nNot in the cluster: destroyed there, or submitted here"),
             "{dry}"
         );
+        // Each of them, however many: they have to be named.
+        assert!(missing.iter().all(|name| dry.contains(&format!("\n  {name}"))), "{dry}");
         assert!(
-            dry.contains("b.service, x.service. They do not come") && dry.contains("--bring UNIT"),
+            dry.contains("  u7.service; another unit has that name: stop the old one by hand\n"),
             "{dry}"
         );
+        assert!(dry.contains("--bring UNIT") && dry.contains("--leave-missing"), "{dry}");
         let store = "/var/lib/fleet/registry.moved.1".to_owned();
         let done = join_text(&JoinReport { done: true, store, ..report }, JoinMode::Adopt);
         assert!(

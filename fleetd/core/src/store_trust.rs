@@ -83,9 +83,10 @@ impl Trust {
             }
             Trust::Foreign { found } => format!(
                 "the store belongs to another cluster ({found}); nothing is stopped. Check `etcd_servers` and \
-                 `etcd_key_prefix`, or restore a backup of this cluster's store. A machine that has no units to keep \
-                 joins that cluster anew: stop fleetd, remove /var/lib/fleet/member.json (below `state_directory`), and \
-                 start it"
+                 `etcd_key_prefix`, or restore a backup of this cluster's store. A machine that has a store of its own \
+                 moves with it: `fleetctl machine join --adopt`, or `--abandon` without its units. Any other joins that \
+                 cluster anew: stop fleetd, remove /var/lib/fleet/member.json (below `state_directory`), and start it; \
+                 what still runs there goes on and belongs to nobody"
             ),
             Trust::Unsettled { why } => why.clone(),
             Trust::RolledBack { why } | Trust::Held { why } => format!(
@@ -199,7 +200,9 @@ mod tests {
             Trust::Foreign { found: id("theirs") }
         );
         let remedy = Trust::Foreign { found: id("theirs") }.remedy();
-        assert!(remedy.contains("remove /var/lib/fleet/member.json"), "no way out: {remedy}");
+        let at = |part: &str| remedy.find(part).unwrap_or_else(|| panic!("{part}: {remedy}"));
+        assert!(at("machine join --adopt") < at("remove /var/lib/fleet/member.json"), "no way out: {remedy}");
+        assert!(remedy.ends_with("goes on and belongs to nobody"), "{remedy}");
         assert_eq!(judge(None, view(None, None, 1)), Trust::Create);
         assert_eq!(judge(None, view(Some(&other), None, 1)), Trust::Join);
     }

@@ -55,6 +55,11 @@ fn unit(name: &str, uid: &str) -> Vec<(String, String)> {
     ]
 }
 
+fn moved_to_m2() -> Vec<(String, String)> {
+    let moved = unit("a.service", "ua").into_iter().filter(|(key, _)| key.starts_with("placements/"));
+    moved.map(|(key, value)| (key, value.replace("m1", "m2"))).collect()
+}
+
 async fn write(registry: &Registry, found: Vec<(String, String)>) {
     let prefix = registry.keys().prefix();
     let puts = found.into_iter().map(|(key, value)| Op::put(format!("{prefix}{key}"), value));
@@ -154,7 +159,7 @@ impl Machine {
 
     async fn ask_bringing(&self, mode: JoinMode, bring: &[&str]) -> Result<JoinReport, JoinError> {
         let bring = bring.iter().map(|name| (*name).to_owned()).collect();
-        let request = JoinRequest { mode, bring, yes: true, by: "operator".to_owned() };
+        let request = JoinRequest { mode, bring, leave_missing: true, yes: true, by: "operator".to_owned() };
         self.join.join(&request, &asked()).await
     }
 
@@ -377,9 +382,7 @@ async fn an_own_cluster_in_the_store_is_not_given_up_and_a_copy_of_it_is_not_tak
     let refused = machine.ask(JoinMode::Abandon).await.unwrap_err();
     assert!(matches!(refused, JoinError::NotAbandoned { .. }), "{refused}");
     // The store was made from an image, and another machine of it was first.
-    let moved = unit("a.service", "ua").into_iter().filter(|(key, _)| key.starts_with("placements/"));
-    let moved = moved.map(|(key, value)| (key, value.replace("m1", "m2"))).collect();
-    write(&registry(&machine.store, "other"), moved).await;
+    write(&registry(&machine.store, "other"), moved_to_m2()).await;
     let refused = machine.ask(JoinMode::Adopt).await.unwrap_err();
     assert!(matches!(&refused, JoinError::Elsewhere { names, .. } if names == &["a.service"]), "{refused}");
     assert!(machine.has_own_store());
@@ -412,17 +415,35 @@ async fn p1_units_destroyed_since_an_import_stay_away_are_told_and_can_be_brough
         (dry.units, dry.missing),
         (vec!["a.service".to_owned()], vec!["b.service".into(), "x.service".into()])
     );
+    let refused = machine.join.join(&JoinRequest { yes: true, ..request }, &asked()).await.unwrap_err();
+    assert!(
+        matches!(&refused, JoinError::Missing { names } if names == &["b.service", "x.service"]),
+        "{refused}"
+    );
+    assert!(machine.has_own_store());
     let report = machine.ask(JoinMode::Adopt).await.unwrap();
     assert_eq!(report.missing, ["b.service", "x.service"]);
     let names = |there: Snapshot| there.units.keys().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(names(machine.there().await), ["a.service"]);
     assert!(Path::new(&report.store).ends_with("registry.moved.1") && !machine.has_own_store(), "{report:?}");
 
+    // A unit that came has moved since, and b.service was submitted anew.
+    write(&other, moved_to_m2()).await;
+    write(&other, unit("b.service", "another")).await;
+
     // As the report says: put back where it was, it brings what is named.
     tokio::time::resume();
     std::fs::rename(&report.store, &report.store_before).unwrap();
     tokio::time::pause();
+    let refused = machine.ask_bringing(JoinMode::Adopt, &["x.service", "b.service"]).await.unwrap_err();
+    assert!(matches!(&refused, JoinError::Replaced { names } if names == &["b.service"]), "{refused}");
     let report = machine.ask_bringing(JoinMode::Adopt, &["x.service"]).await.unwrap();
-    assert_eq!((report.done, report.missing), (true, vec!["b.service".to_owned()]));
-    assert_eq!(names(machine.there().await), ["a.service", "x.service"]);
+    assert_eq!(
+        (report.done, &report.missing, &report.taken),
+        (true, &vec!["b.service".to_owned()], &report.missing)
+    );
+    let there = machine.there().await;
+    let a = &there.placements[&"a.service".parse::<UnitName>().unwrap()].value;
+    assert_eq!(a.machine.as_ref().map(MachineId::as_str), Some("m2"), "it stays where it is");
+    assert_eq!(names(there), ["a.service", "b.service", "x.service"]);
 }

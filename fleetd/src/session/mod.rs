@@ -3,6 +3,7 @@
 //! One task: judge the store, join or create the cluster, hold the presence lease, announce, judge again whenever the
 //! lease was lost. The other tasks watch [`SessionState`]. It never touches a unit, and a lost session is no reason to.
 
+mod rejoin;
 mod task;
 #[cfg(test)]
 mod tests;

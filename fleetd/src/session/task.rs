@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
+use fleet_core::reconcile::Knowledge;
 use fleet_core::records::{
-    ClusterRecord, Extra, HoldRecord, PresenceRecord, SCHEMA, Settings, Stamp, Versioned, WitnessRecord,
+    ClusterRecord, Extra, HoldRecord, PresenceRecord, SCHEMA, Settings, Stamp, WitnessRecord,
 };
 use fleet_core::store_trust::{Member, Trust, judge};
 use fleet_core::{ClusterId, Epoch, Revision};
-use fleet_registry::keys::{Area, Key};
+use fleet_registry::RegistryError;
 use fleet_registry::lease::{End, LeaseState};
 use fleet_registry::registry::cluster::{Created, TrustView};
 use fleet_registry::registry::presence::{Announced, Announcement};
-use fleet_registry::store::{LeaseId, StoreError};
-use fleet_registry::{Asked, RegistryError};
+use fleet_registry::store::LeaseId;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
@@ -32,19 +32,21 @@ const HELD_RETRY: Duration = Duration::from_secs(10);
 const LEASE_ROUNDING: Duration = Duration::from_secs(2);
 
 /// Why the loop starts over.
-enum Again {
+pub(super) enum Again {
     Soon,
     Later,
 }
 
-struct Task {
-    options: SessionOptions,
+pub(super) struct Task {
+    pub(super) options: SessionOptions,
     state: watch::Sender<SessionState>,
     /// What the machine announces.
     described: watch::Receiver<PresenceRecord>,
     rng: SmallRng,
     /// The registry has answered, or has been reported as silent.
     is_told: bool,
+    /// The epoch of the cluster when it was seen on hold before this machine belonged to it: a later one was adopted.
+    pub(super) held: Option<Epoch>,
 }
 
 pub async fn run(
@@ -54,7 +56,7 @@ pub async fn run(
 ) {
     let shutdown = options.shutdown.clone();
     let rng = SmallRng::seed_from_u64(options.seed);
-    let mut task = Task { options, state, described, rng, is_told: false };
+    let mut task = Task { options, state, described, rng, is_told: false, held: None };
     // Every step may be dropped: what it wrote is found again by the next start.
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -171,58 +173,20 @@ impl Task {
 
     async fn join(&mut self, view: &TrustView) -> Result<Again, RegistryError> {
         let Some(cluster) = &view.cluster else { return Ok(Again::Soon) };
-        if cluster.value.epoch <= self.options.accepted.epoch() && !self.gave_orders(cluster).await? {
-            return self.raise(view).await;
+        if cluster.value.epoch <= self.options.accepted.epoch() {
+            match self.knowledge(cluster).await? {
+                None => return Ok(Again::Soon),
+                Some(Knowledge::Known) => {}
+                Some(Knowledge::RolledBack { why }) => {
+                    return self.rolled_back(view, cluster.value.epoch, &why).await;
+                }
+                Some(Knowledge::Unknown) => return self.raise(view).await,
+            }
         }
         let witness = view.witness.as_ref().map_or(0, |w| w.value.passes);
         let (id, epoch) = (cluster.value.id.clone(), cluster.value.epoch);
         info!(cluster = %id, %epoch, "joined the cluster");
         Ok(self.anchor(id, epoch, witness, view.revision))
-    }
-
-    /// Whether the latest order that this machine has accepted is this cluster's, and of its present epoch: then all that
-    /// follow are above it, and the other machines need not take a new epoch only because this one lost its member file.
-    async fn gave_orders(&self, cluster: &Versioned<ClusterRecord>) -> Result<bool, RegistryError> {
-        let accepted = &self.options.accepted;
-        let Some(unit) = accepted.unit().filter(|_| cluster.value.epoch == accepted.epoch()) else {
-            return Ok(false);
-        };
-        let machine = &self.options.presence.machine;
-        let order = Area::One(Key::Order(machine.clone(), unit.clone()));
-        let snapshot = self.options.registry.read(&[Area::One(Key::Cluster), order]).await?;
-        let is_same = snapshot.cluster.is_some_and(|now| now.modified == cluster.modified);
-        let found = snapshot.orders.get(machine).and_then(|orders| orders.get(unit));
-        Ok(is_same && accepted.is_known_to(found.map(|order| &order.value)))
-    }
-
-    /// Puts the cluster above every order that this machine has accepted, before it belongs to it.
-    async fn raise(&mut self, view: &TrustView) -> Result<Again, RegistryError> {
-        let accepted = self.options.accepted.epoch();
-        if view.hold.is_some() {
-            self.refuse(format!(
-                "this machine has orders of epoch {accepted}, which the cluster has to be raised above; it joins when \
-                 the hold is over: `fleetctl cluster adopt`"
-            ));
-            return Ok(Again::Later);
-        }
-        info!(%accepted, "raising the cluster's epoch above the orders of this machine");
-        let stamp = self.stamp("");
-        let asked = Asked { at: stamp.at, by: stamp.by, request: None };
-        match self.options.registry.raise_epoch(accepted, &asked).await {
-            Ok(_) => Ok(Again::Soon),
-            Err(RegistryError::Store { error: StoreError::PermissionDenied { .. }, .. }) => {
-                let prefix = self.options.registry.keys().prefix();
-                self.refuse(format!(
-                    "this machine has no member file but orders of epoch {accepted}, which the cluster has to be raised \
-                     above before it joins, and its etcd user may not write {prefix}cluster and {prefix}events/. Restart \
-                     fleetd here once with a user that may write all of {prefix} (`etcd_username` or the certificate), \
-                     wait until this machine is listed, and go back to its own user; or put member.json back from a \
-                     backup. What runs keeps running"
-                ));
-                Ok(Again::Later)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// The operator confirmed what is in the store: witness and seen revision start anew from it.
@@ -250,7 +214,7 @@ impl Task {
         }
     }
 
-    async fn hold(&mut self, view: &TrustView, why: &str) -> Result<(), RegistryError> {
+    pub(super) async fn hold(&mut self, view: &TrustView, why: &str) -> Result<(), RegistryError> {
         let Some(cluster) = &view.cluster else { return Ok(()) };
         let hold = HoldRecord {
             v: SCHEMA,
@@ -433,7 +397,7 @@ impl Task {
         });
     }
 
-    fn refuse(&mut self, why: String) {
+    pub(super) fn refuse(&mut self, why: String) {
         self.state.send_if_modified(|state| {
             let changed = state.refused.as_ref() != Some(&why);
             if changed {
@@ -445,7 +409,7 @@ impl Task {
         });
     }
 
-    fn stamp(&self, why: &str) -> Stamp {
+    pub(super) fn stamp(&self, why: &str) -> Stamp {
         Stamp {
             at: self.options.clock.now(),
             by: format!("fleetd@{}", self.options.presence.machine),

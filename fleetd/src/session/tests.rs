@@ -92,6 +92,10 @@ fn run_on(
     Machine { handle, doubt, shutdown, task: tokio::spawn(serve) }
 }
 
+fn operator() -> fleet_registry::Asked {
+    fleet_registry::Asked { at: Timestamp(0), by: "operator".into(), request: None }
+}
+
 impl Machine {
     async fn until(&mut self, what: &str, fits: impl FnMut(&SessionState) -> bool) -> SessionState {
         let state = timeout(Duration::from_secs(120), self.handle.state.wait_for(fits)).await;
@@ -198,9 +202,15 @@ async fn a_machine_that_lost_its_member_file_rejoins_the_cluster_of_its_orders_w
     give("m2", order(5, 3)).await;
     let mut m2 = with_order_of(&disks[1], "m2");
     assert_eq!(m2.until("m2 is present", SessionState::may_act).await.cluster, before);
-    // A store that was put back from before that order would number the next ones too low.
+    // A store that was put back from before that order: nobody acts on it until the operator says so.
     give("m3", order(5, 2)).await;
     let mut m3 = with_order_of(&disks[2], "m3");
+    let refused = m3.until("m3 is told", |state| state.refused.is_some()).await.refused.unwrap();
+    assert!(refused.contains("cluster adopt"), "{refused}");
+    let looker = registry(&store, "looker");
+    let there = looker.read(&Area::all()).await.unwrap();
+    assert_eq!((there.cluster.unwrap().value.epoch, there.hold.unwrap().value.by.as_str()), (Epoch(1), "m3"));
+    looker.adopt(Epoch(1), &operator()).await.unwrap();
     assert_eq!(m3.until("m3 is present", SessionState::may_act).await.cluster.unwrap().1, Epoch(2));
 }
 
@@ -236,8 +246,7 @@ async fn a_machine_with_later_orders_waits_for_the_end_of_a_hold_before_it_joins
     let refused = m2.until("m2 is told", |state| state.refused.is_some()).await;
     assert!(refused.refused.unwrap().contains("cluster adopt"));
     assert_eq!(MemberFile::open(disks[1].path()).unwrap().get(), None);
-    let asked = fleet_registry::Asked { at: Timestamp(0), by: "operator".into(), request: None };
-    looker.adopt(Epoch(1), &asked).await.unwrap();
+    looker.adopt(Epoch(1), &operator()).await.unwrap();
     let joined = m2.until("m2 is present", SessionState::may_act).await;
     assert_eq!(joined.cluster.unwrap().1, Epoch(5));
 }
@@ -312,8 +321,7 @@ async fn p1_a_store_restored_from_an_older_snapshot_is_put_on_hold_until_it_is_a
     let state = m1.until("held", |state| matches!(state.trust, Some(Trust::Held { .. }))).await;
     assert!(state.summary().contains("fleetctl cluster adopt"), "{}", state.summary());
     let looker = registry(&store, "looker");
-    let asked = fleet_registry::Asked { at: Timestamp(0), by: "operator".into(), request: None };
-    looker.adopt(fleet_core::Epoch(1), &asked).await.unwrap();
+    looker.adopt(fleet_core::Epoch(1), &operator()).await.unwrap();
     m1.doubt.notify_one();
     let state = m1.until("adopted", SessionState::may_act).await;
     assert_eq!(state.cluster.map(|(_, epoch)| epoch.0), Some(2));
@@ -324,7 +332,7 @@ async fn p1_a_store_restored_from_an_older_snapshot_is_put_on_hold_until_it_is_a
     let state = m1.until("held again", |state| matches!(state.trust, Some(Trust::Held { .. }))).await;
     let (_, seen) = state.cluster.clone().unwrap();
     assert_eq!(seen.0, 2);
-    looker.adopt(seen, &asked).await.unwrap();
+    looker.adopt(seen, &operator()).await.unwrap();
     m1.doubt.notify_one();
     let state = m1.until("adopted again", SessionState::may_act).await;
     assert_eq!(state.cluster.map(|(_, epoch)| epoch.0), Some(3));

@@ -64,6 +64,8 @@ pub struct JoinRequest {
     pub mode: JoinMode,
     /// Of [`JoinReport::missing`]: come as well.
     pub bring: Vec<String>,
+    /// The rest of them is given up. Without it nothing is done while there is any.
+    pub leave_missing: bool,
     pub yes: bool,
     pub by: String,
 }
@@ -82,6 +84,8 @@ pub struct JoinReport {
     /// If the cluster was made from an export of the own store: units of it that the cluster does not have. They were
     /// destroyed there, or submitted here after the export, and do not come, unless they are named in `bring`.
     pub missing: Vec<String>,
+    /// Those of `missing` whose name another unit of the cluster has: they cannot be brought.
+    pub taken: Vec<String>,
     /// Where the own store is; after the join, where it was put.
     pub store: String,
     /// Where it has to lie, for another join with what is in it.

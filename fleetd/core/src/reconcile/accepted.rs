@@ -14,21 +14,30 @@ use crate::records::Order;
 /// Nothing, by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
+    /// The latest. It may be known of no unit any more.
     number: OrderNumber,
-    /// Whose order it was; `None` if nothing but its number is known any more.
-    of: Option<(UnitName, UnitUid)>,
+    /// The latest of each unit that the machine still has a record of.
+    units: BTreeMap<UnitName, (UnitUid, OrderNumber)>,
+}
+
+/// What a store has to do with the orders that a machine has accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// It gave them, and numbers all that follow above them.
+    Known,
+    /// It gave them and has forgotten some: it was put back from an earlier state. Why, as a sentence without an end.
+    RolledBack { why: String },
+    /// Nothing says that it gave them.
+    Unknown,
 }
 
 impl Accepted {
     #[must_use]
     pub fn of(records: &BTreeMap<UnitName, DiskRecord>, floor: OrderNumber) -> Accepted {
-        let latest = records.iter().max_by_key(|(_, record)| record.order.number);
-        match latest.filter(|(_, record)| record.order.number > floor) {
-            Some((unit, record)) => {
-                Accepted { number: record.order.number, of: Some((unit.clone(), record.order.uid.clone())) }
-            }
-            None => Accepted { number: floor, of: None },
-        }
+        let of = |record: &DiskRecord| (record.order.uid.clone(), record.order.number);
+        let units = records.iter().map(|(unit, record)| (unit.clone(), of(record))).collect();
+        let number = records.values().map(|record| record.order.number).fold(floor, OrderNumber::max);
+        Accepted { number, units }
     }
 
     /// 0 if the machine has accepted nothing.
@@ -37,19 +46,33 @@ impl Accepted {
         self.number.epoch
     }
 
-    /// Whose order in the store [`Accepted::is_known_to`] is to be asked about.
+    /// What a store knows that has `found` for this machine and is of `epoch`. A unit's uid is in no store that did not
+    /// come from the same one, and numbers of one store only grow, from unit to unit too.
     #[must_use]
-    pub fn unit(&self) -> Option<&UnitName> {
-        self.of.as_ref().map(|(unit, _)| unit)
-    }
-
-    /// Whether a store that has `found` for this machine and [`Accepted::unit`] numbers all its later orders above what
-    /// was accepted. It does if it gave that order, or a later one for the same unit: numbers of one store only grow, and
-    /// a unit's uid is in no store that did not come from the same one.
-    #[must_use]
-    pub fn is_known_to(&self, found: Option<&Order>) -> bool {
-        let (Some((_, uid)), Some(found)) = (&self.of, found) else { return false };
-        found.uid == *uid && found.number >= self.number
+    pub fn known_to<'a>(
+        &self,
+        epoch: Epoch,
+        found: impl IntoIterator<Item = (&'a UnitName, &'a Order)>,
+    ) -> Knowledge {
+        let mut knowledge = Knowledge::Unknown;
+        for (unit, order) in found {
+            let Some((uid, accepted)) = self.units.get(unit) else { continue };
+            if order.uid != *uid {
+                continue;
+            }
+            if order.number < *accepted {
+                return Knowledge::RolledBack {
+                    why: format!(
+                        "its order for {unit} is {}, this machine has accepted {accepted}",
+                        order.number
+                    ),
+                };
+            }
+            if epoch == self.epoch() && order.number >= self.number {
+                knowledge = Knowledge::Known;
+            }
+        }
+        knowledge
     }
 }
 
@@ -65,23 +88,45 @@ mod tests {
         Accepted::of(&records, number(floor))
     }
 
+    fn asked(accepted: &Accepted, found: &[(&str, Order)]) -> Knowledge {
+        let found: Vec<_> = found.iter().map(|(unit, order)| (name(unit), order.clone())).collect();
+        accepted.known_to(accepted.epoch(), found.iter().map(|(unit, order)| (unit, order)))
+    }
+
     #[test]
-    fn a_store_with_the_latest_accepted_order_or_a_later_one_of_its_unit_knows_of_it() {
+    fn a_store_with_an_order_of_a_known_unit_at_or_above_the_latest_accepted_one_knows_of_it() {
         let accepted = accepted(&[("a.service", 3), ("b.service", 7), ("c.service", 5)], 6);
-        assert_eq!(accepted.unit(), Some(&name("b.service")));
-        assert!(accepted.is_known_to(Some(&order(7, Wanted::Launched))));
-        assert!(accepted.is_known_to(Some(&order(9, Wanted::Gone))));
-        assert!(!accepted.is_known_to(Some(&order(6, Wanted::Launched))), "it was rolled back");
-        assert!(!accepted.is_known_to(None));
+        assert_eq!(asked(&accepted, &[("b.service", order(7, Wanted::Launched))]), Knowledge::Known);
+        assert_eq!(asked(&accepted, &[("b.service", order(9, Wanted::Gone))]), Knowledge::Known);
+        assert_eq!(asked(&accepted, &[("a.service", order(8, Wanted::Launched))]), Knowledge::Known);
+        assert_eq!(asked(&accepted, &[("a.service", order(4, Wanted::Launched))]), Knowledge::Unknown);
+        assert_eq!(asked(&accepted, &[]), Knowledge::Unknown);
         let strange = Order { uid: UnitUid::parse("u2").unwrap(), ..order(9, Wanted::Launched) };
-        assert!(!accepted.is_known_to(Some(&strange)), "another cluster's unit of the same name");
+        assert_eq!(
+            asked(&accepted, &[("b.service", strange)]),
+            Knowledge::Unknown,
+            "another cluster's unit of the same name"
+        );
+        let later = [(name("b.service"), order(9, Wanted::Launched))];
+        let later = later.iter().map(|(unit, order)| (unit, order));
+        assert_eq!(accepted.known_to(Epoch(1), later), Knowledge::Unknown, "the cluster is of another epoch");
+    }
+
+    #[test]
+    fn p1_a_store_with_an_earlier_order_of_the_same_unit_was_rolled_back() {
+        let accepted = accepted(&[("a.service", 3), ("b.service", 7)], 0);
+        let found = [("a.service", order(2, Wanted::Launched)), ("b.service", order(9, Wanted::Launched))];
+        let Knowledge::RolledBack { why } = asked(&accepted, &found) else { panic!("it is not told") };
+        assert!(why.contains("a.service"), "{why}");
+        let found = [(name("b.service"), order(6, Wanted::Launched))];
+        let earlier = accepted.known_to(Epoch(1), found.iter().map(|(unit, order)| (unit, order)));
+        assert!(matches!(earlier, Knowledge::RolledBack { .. }), "whatever the epoch: {earlier:?}");
     }
 
     #[test]
     fn a_number_alone_is_known_to_no_store() {
-        let accepted = accepted(&[("a.service", 3)], 3);
-        assert_eq!(accepted.unit(), None);
-        assert!(!accepted.is_known_to(Some(&order(9, Wanted::Launched))));
+        let nothing = accepted(&[], 3);
+        assert_eq!(asked(&nothing, &[("a.service", order(9, Wanted::Launched))]), Knowledge::Unknown);
         assert_eq!(Accepted::default().epoch(), Epoch(0));
     }
 }

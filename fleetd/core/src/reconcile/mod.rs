@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use unit_files::{ContentHash, RunHash, UnitName};
 
-pub use accepted::Accepted;
+pub use accepted::{Accepted, Knowledge};
 pub use left::FLEET_1_RUNS;
 pub use observed::{
     EndedJob, FailureKind, Fragment, Job, JobKind, LoadedUnit, Observed, OnDisk, StepFailure,

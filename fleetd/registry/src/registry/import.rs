@@ -74,7 +74,7 @@ pub struct Claim {
 #[derive(Clone, Debug)]
 pub enum Begun {
     Claimed(Claim),
-    /// Nothing was written.
+    /// What is there is as it was.
     Refused(Imported),
 }
 
@@ -175,10 +175,13 @@ impl Registry {
                 return Ok(Begun::Refused(self.give_back(old, compares).await?));
             }
         } else if let Some(before) = before {
-            // Who had the claim before may have written until it was taken. It stays taken: the cluster that was
-            // replaced does not come back around half an import.
+            // Who had the claim before may have written until it was taken. The cluster that was replaced does not come
+            // back around half an import.
             let beside = Beside::claim(replaces.is_some());
             if let Some(sample) = self.foreign_key(export, by.machine, beside).await? {
+                // In the name of whose half it is, who is to repeat it. That one is fenced all the same: the key changed.
+                let put = vec![Op::put(self.key(&Key::Import), encode(&before.value))];
+                self.txn(DOING, Txn::of(put).when(compares)).await?;
                 return Ok(Begun::Refused(self.in_the_way(Some(&before.value), sample)));
             }
         }

@@ -1,6 +1,7 @@
 //! A cluster that is made from a document of another one.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,45 @@ impl Joiner for Disk {
     async fn join(&self, _: &JoinRequest, _: &Asked) -> Result<JoinReport, Failure> {
         Err(Failure::bad_request("not asked for here"))
     }
+}
+
+/// A disk whose session makes a cluster as soon as it was read for the first time.
+struct Late {
+    disk: Disk,
+    was_read: AtomicBool,
+}
+
+#[async_trait]
+impl Joiner for Late {
+    fn member(&self) -> Option<(ClusterId, Epoch)> {
+        if self.was_read.swap(true, Ordering::Relaxed) { self.disk.member() } else { None }
+    }
+
+    async fn belong(&self, cluster: ClusterId, epoch: Epoch) -> Result<(), Failure> {
+        self.disk.belong(cluster, epoch).await
+    }
+
+    async fn join(&self, request: &JoinRequest, asked: &Asked) -> Result<JoinReport, Failure> {
+        self.disk.join(request, asked).await
+    }
+}
+
+#[tokio::test]
+async fn an_import_that_a_new_cluster_of_the_machine_overtakes_is_repeated_and_the_machine_belongs_to_the_backups()
+ {
+    let (_from, document) = backup().await;
+    let disk = Disk(Mutex::new(Some((ClusterId::parse("ours").unwrap(), Epoch(4)))));
+    let late = Arc::new(Late { disk, was_read: AtomicBool::new(false) });
+    let joiner = Arc::clone(&late);
+    let lab = Lab::with(Limits::default(), |options| options.joiner = Some(joiner)).await;
+    let refused = import(&lab, &document, true).await.unwrap_err().to_string();
+    assert!(refused.contains("send the same request again"), "{refused}");
+    assert!(lab.registry.export().await.unwrap().is_none(), "nobody takes part in it yet");
+    lab.fake.session.send_modify(|session| {
+        session.cluster = Some((ClusterId::parse("backup").unwrap(), Epoch(5)));
+    });
+    assert!(import(&lab, &document, true).await.unwrap().done);
+    assert_eq!(late.member(), Some((ClusterId::parse("backup").unwrap(), Epoch(4))));
 }
 
 /// A machine whose disk says that it belongs to `cluster`, at epoch 4.

@@ -60,6 +60,14 @@ pub(super) async fn import(State(api): State<Api>, body: Body) -> Answer {
         Begun::Claimed(claim) => claim,
         Begun::Refused(refused) => return Err(not_imported(&api, &refused)),
     };
+    // Of a new machine the session makes a cluster meanwhile. The claim remembers it, and the next request gives it up.
+    if api.joiner.as_ref().and_then(|joiner| joiner.member()) != by.member {
+        return Err(Failure::new(
+            StatusCode::CONFLICT,
+            "this machine has come to belong to another cluster meanwhile",
+        )
+        .with_remedy("send the same request again"));
+    }
     // Before the document's cluster is there: an import that breaks off between the two is repeated, and a machine that
     // stood before a foreign store could not do that.
     if let (Some((cluster, epoch)), Some(joiner)) = (&claim.belongs, &api.joiner) {

@@ -356,7 +356,9 @@ async fn p1_an_import_that_takes_a_claim_over_does_not_mix_with_what_its_holder_
             "{second_time:?}"
         );
         assert!(everything(&first).await.cluster.is_none(), "neither is the replaced one back");
-        // The claim is the second one's now; the first document may still take its place, and is whole then.
+        let created = first.create_cluster(&cluster_record("another")).await.unwrap();
+        assert!(matches!(&created, Created::Importing(by) if by.begun.by == "me"), "{created:?}");
+        // It is told as the first one's, whose document is whole when it is repeated.
         let again = first.import(&export, &by_me).await.unwrap();
         assert!(matches!(again, Imported::Done { .. }), "{again:?}");
         let there = everything(&first).await;
