@@ -114,7 +114,7 @@ impl AgentRegistry for WiredRegistry {
         let done = self.registry.commit(commit).await;
         if let Some(revision) = done.revision {
             let witness = if done.is_witness_written { passes } else { 0 };
-            if let Err(error) = self.member.advance(witness, revision) {
+            if let Err(error) = self.member.advance_apart(witness, revision).await {
                 tracing::error!(%error, "what the store has acknowledged cannot be kept");
             }
         }
