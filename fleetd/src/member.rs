@@ -40,6 +40,8 @@ pub enum MemberError {
 pub struct MemberFile {
     path: PathBuf,
     member: Arc<Mutex<Option<Member>>>,
+    /// Held for the length of a write, one at a time. Never while waiting for anything else.
+    writes: Arc<Mutex<()>>,
     /// How often the machine was anchored.
     anchored: Arc<watch::Sender<u64>>,
 }
@@ -55,7 +57,7 @@ impl MemberFile {
             Err(source) => return Err(MemberError::Read { path, source }),
         };
         let anchored = Arc::new(watch::Sender::new(0));
-        Ok(MemberFile { path, member: Arc::new(Mutex::new(member)), anchored })
+        Ok(MemberFile { path, member: Arc::new(Mutex::new(member)), writes: Arc::default(), anchored })
     }
 
     /// Where it lies, there or not.
@@ -75,7 +77,8 @@ impl MemberFile {
         self.anchored.subscribe()
     }
 
-    /// Joins a cluster, or takes its higher epoch: witness and seen revision start anew.
+    /// Joins a cluster, or takes its higher epoch: witness and seen revision start anew. Blocks for an fsync; tasks call
+    /// [`MemberFile::anchor_apart`].
     ///
     /// # Errors
     /// `Write`; then nothing has changed.
@@ -87,32 +90,77 @@ impl MemberFile {
         witness: u64,
         seen: Revision,
     ) -> Result<(), MemberError> {
-        let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
-        let (v, extra) = held.as_ref().map_or((SCHEMA, Extra::new()), |held| (held.v, held.extra.clone()));
-        self.store(&mut held, Member { v, cluster, epoch, store: store.to_string(), witness, seen, extra })?;
-        drop(held);
+        let one = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (v, extra) = self.get().map_or((SCHEMA, Extra::new()), |held| (held.v, held.extra));
+        self.store(Member { v, cluster, epoch, store: store.to_string(), witness, seen, extra })?;
+        drop(one);
         self.anchored.send_modify(|times| *times += 1);
         Ok(())
     }
 
-    /// Copies what the store has acknowledged. Call it only after the store's reply. Never goes back.
+    /// [`MemberFile::anchor`] beside the tasks. What was begun is finished, also if the future is dropped.
+    ///
+    /// # Errors
+    /// `Write`; then nothing has changed.
+    pub async fn anchor_apart(
+        &self,
+        store: StoreKind,
+        cluster: ClusterId,
+        epoch: Epoch,
+        witness: u64,
+        seen: Revision,
+    ) -> Result<(), MemberError> {
+        self.apart(move |file| file.anchor(store, cluster, epoch, witness, seen)).await
+    }
+
+    /// Copies what the store has acknowledged. Call it only after the store's reply. Never goes back. Blocks for an fsync;
+    /// tasks call [`MemberFile::advance_apart`].
     ///
     /// # Errors
     /// `Write`; then nothing has changed.
     pub fn advance(&self, witness: u64, seen: Revision) -> Result<(), MemberError> {
-        let mut held = self.member.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(member) = held.as_ref() else { return Ok(()) };
-        let advanced =
-            Member { witness: member.witness.max(witness), seen: member.seen.max(seen), ..member.clone() };
-        if advanced == *member { Ok(()) } else { self.store(&mut held, advanced) }
+        let _one = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.advanced(witness, seen).map_or(Ok(()), |advanced| self.store(advanced))
     }
 
-    fn store(&self, held: &mut Option<Member>, mut member: Member) -> Result<(), MemberError> {
+    /// [`MemberFile::advance`] beside the tasks. What is known already costs nothing; what was begun is finished, also if
+    /// the future is dropped.
+    ///
+    /// # Errors
+    /// `Write`; then nothing has changed.
+    pub async fn advance_apart(&self, witness: u64, seen: Revision) -> Result<(), MemberError> {
+        if self.advanced(witness, seen).is_none() {
+            return Ok(());
+        }
+        self.apart(move |file| file.advance(witness, seen)).await
+    }
+
+    /// `None`: it is known already, or there is nothing to know it of.
+    fn advanced(&self, witness: u64, seen: Revision) -> Option<Member> {
+        let member = self.get()?;
+        let advanced =
+            Member { witness: member.witness.max(witness), seen: member.seen.max(seen), ..member.clone() };
+        (advanced != member).then_some(advanced)
+    }
+
+    /// On a thread that may block: an fsync takes what the disk takes, and fleetd has one thread for everything else.
+    async fn apart(
+        &self,
+        act: impl FnOnce(&MemberFile) -> Result<(), MemberError> + Send + 'static,
+    ) -> Result<(), MemberError> {
+        let file = self.clone();
+        tokio::task::spawn_blocking(move || act(&file)).await.unwrap_or_else(|error| {
+            Err(MemberError::Write { path: self.path.clone(), source: io::Error::other(error) })
+        })
+    }
+
+    /// `writes` is held.
+    fn store(&self, mut member: Member) -> Result<(), MemberError> {
         raise(&mut member.v, &mut member.extra);
         let bytes = serde_json::to_vec_pretty(&member).expect("a member is plain data");
         durable::replace(&self.path, &bytes)
             .map_err(|source| MemberError::Write { path: self.path.clone(), source })?;
-        *held = Some(member);
+        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some(member);
         Ok(())
     }
 }
@@ -134,6 +182,8 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Member, MemberError> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[test]
@@ -164,6 +214,24 @@ mod tests {
         write(READS + 1);
         let refused = MemberFile::open(directory.path()).unwrap_err().to_string();
         assert!(refused.contains("install the newer fleetd again"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_write_is_made_beside_the_tasks_and_what_is_known_costs_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = MemberFile::open(directory.path()).unwrap();
+        let ours = ClusterId::parse("c").unwrap();
+        file.anchor_apart(StoreKind::Etcd, ours, Epoch(1), 3, Revision(10)).await.unwrap();
+        // While a disk takes its time over a write, the tasks go on, and those that only read are not held up.
+        let slow = file.writes.lock().unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut advance = Box::pin(file.advance_apart(4, Revision(12)));
+        assert!(advance.as_mut().poll(&mut context).is_pending());
+        assert_eq!(file.get().unwrap().witness, 3);
+        assert!(Box::pin(file.advance_apart(3, Revision(9))).as_mut().poll(&mut context).is_ready());
+        drop(slow);
+        advance.await.unwrap();
+        assert_eq!(MemberFile::open(directory.path()).unwrap().get().unwrap().witness, 4);
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub trait OrdersFeed: Send {
 pub enum FeedEvent {
     /// The view is another one, or was confirmed after a disconnection.
     Changed,
+    /// The same orders are trusted, or not any more. Says nothing of the connection: while there is none, the orders may
+    /// be ones that the registry has taken back since.
+    Judged,
     Disconnected {
         why: String,
     },

@@ -186,7 +186,7 @@ impl Task {
         let witness = view.witness.as_ref().map_or(0, |w| w.value.passes);
         let (id, epoch) = (cluster.value.id.clone(), cluster.value.epoch);
         info!(cluster = %id, %epoch, "joined the cluster");
-        Ok(self.anchor(id, epoch, witness, view.revision))
+        Ok(self.anchor(id, epoch, witness, view.revision).await)
     }
 
     /// The operator confirmed what is in the store: witness and seen revision start anew from it.
@@ -200,12 +200,12 @@ impl Task {
             return Ok(Again::Soon);
         };
         info!(%epoch, "re-anchored");
-        Ok(self.anchor(cluster.value.id.clone(), epoch, passes, revision))
+        Ok(self.anchor(cluster.value.id.clone(), epoch, passes, revision).await)
     }
 
-    fn anchor(&mut self, cluster: ClusterId, epoch: Epoch, witness: u64, seen: Revision) -> Again {
-        match self.options.member.anchor(self.options.registry.store().kind(), cluster, epoch, witness, seen)
-        {
+    async fn anchor(&mut self, cluster: ClusterId, epoch: Epoch, witness: u64, seen: Revision) -> Again {
+        let kind = self.options.registry.store().kind();
+        match self.options.member.anchor_apart(kind, cluster, epoch, witness, seen).await {
             Ok(()) => Again::Soon,
             Err(error) => {
                 self.refuse(error.to_string());
@@ -249,7 +249,7 @@ impl Task {
             Announced::Present { created, revision, is_takeover, was_lost, .. } => {
                 // A machine that has nothing to report would know no revision but that of its joining.
                 if trust.may_act()
-                    && let Err(error) = self.options.member.advance(0, revision)
+                    && let Err(error) = self.options.member.advance_apart(0, revision).await
                 {
                     error!(error = chain(&error), "what this machine has seen of the store cannot be kept");
                 }

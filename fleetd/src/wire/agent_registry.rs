@@ -114,7 +114,7 @@ impl AgentRegistry for WiredRegistry {
         let done = self.registry.commit(commit).await;
         if let Some(revision) = done.revision {
             let witness = if done.is_witness_written { passes } else { 0 };
-            if let Err(error) = self.member.advance(witness, revision) {
+            if let Err(error) = self.member.advance_apart(witness, revision).await {
                 tracing::error!(%error, "what the store has acknowledged cannot be kept");
             }
         }
@@ -193,11 +193,11 @@ impl OrdersFeed for WiredFeed {
             item = self.stream.next() => item,
             Ok(()) = self.anchored.changed() => {
                 self.judge_as_member();
-                return FeedEvent::Changed;
+                return FeedEvent::Judged;
             }
             () = presence_changes(&mut self.session, self.is_present) => {
                 self.gate();
-                return FeedEvent::Changed;
+                return FeedEvent::Judged;
             }
         };
         match item {
@@ -341,11 +341,35 @@ const SUSPICION_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 mod tests {
     use fleet_core::{ClusterId, Epoch, Revision, Timestamp};
     use fleet_registry::keys::{Key, Keys};
-    use fleet_registry::memory::MemoryStore;
+    use fleet_registry::memory::{Link, MemoryStore};
     use fleet_registry::store::{LeaseId, Op, Store as _, StoreKind, Txn};
 
     use super::*;
     use crate::session::{Connection, Presence};
+
+    fn presence() -> Presence {
+        Presence { created: Revision(1), lease: LeaseId(1), since: Timestamp(0) }
+    }
+
+    /// The registry of a machine that is present.
+    fn present(registry: Registry, member: &MemberFile) -> (WiredRegistry, watch::Sender<SessionState>) {
+        let (sender, session) = watch::channel(SessionState {
+            connection: Connection::Connected { since: Timestamp(0) },
+            trust: None,
+            cluster: None,
+            presence: Some(presence()),
+            refused: None,
+        });
+        let wired = WiredRegistry {
+            registry,
+            machine: MachineId::parse("aaaaaaaa11111111").unwrap(),
+            member: member.clone(),
+            session,
+            doubt: Arc::default(),
+            judged: Arc::default(),
+        };
+        (wired, sender)
+    }
 
     async fn until(feed: &mut dyn OrdersFeed, trust: &Trust) {
         while feed.view().is_none_or(|view| view.trust != trust) {
@@ -365,22 +389,7 @@ mod tests {
         put(1).await.unwrap();
         let disk = tempfile::tempdir().unwrap();
         let member = MemberFile::open(disk.path()).unwrap();
-        let presence = Presence { created: Revision(1), lease: LeaseId(1), since: Timestamp(0) };
-        let (_session, session) = watch::channel(SessionState {
-            connection: Connection::Connected { since: Timestamp(0) },
-            trust: None,
-            cluster: None,
-            presence: Some(presence),
-            refused: None,
-        });
-        let wired = WiredRegistry {
-            registry: Registry::new(Arc::clone(&store) as _, keys.clone(), 1),
-            machine: MachineId::parse("aaaaaaaa11111111").unwrap(),
-            member: member.clone(),
-            session,
-            doubt: Arc::default(),
-            judged: Arc::default(),
-        };
+        let (wired, _session) = present(Registry::new(Arc::clone(&store) as _, keys.clone(), 1), &member);
         let mut feed = wired.follow();
         let minute = std::time::Duration::from_secs(60);
         for epoch in 1..=2 {
@@ -393,5 +402,36 @@ mod tests {
             tokio::time::timeout(minute, until(&mut *feed, &Trust::Own)).await.expect("the verdict after");
             assert!(wired.judged.lock().unwrap().is_some(), "and writes are fenced by it");
         }
+    }
+
+    /// Leases have a connection of their own: the machine may be present again before its orders are followed again, and
+    /// it may have been forgotten meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_presence_that_comes_back_while_the_orders_are_not_followed_confirms_none_of_them() {
+        let store = MemoryStore::new(1);
+        let keys = Keys::new("/fleet/").unwrap();
+        let cluster = r#"{"v":1,"id":"ours","epoch":1}"#;
+        store.txn(Txn::of(vec![Op::put(keys.key(&Key::Cluster), cluster)])).await.unwrap();
+        let disk = tempfile::tempdir().unwrap();
+        let member = MemberFile::open(disk.path()).unwrap();
+        member
+            .anchor(StoreKind::Memory, ClusterId::parse("ours").unwrap(), Epoch(1), 0, Revision(1))
+            .unwrap();
+        let registry = Registry::new(Arc::new(store.client("m1")), keys, 1);
+        let (wired, session) = present(registry, &member);
+        let mut feed = wired.follow();
+        until(&mut *feed, &Trust::Own).await;
+        store.set_link("m1", Link::Refused);
+        while !matches!(feed.changed().await, FeedEvent::Disconnected { .. }) {}
+        for presence in [None, Some(presence())] {
+            session.send_modify(|state| state.presence.clone_from(&presence));
+            assert_eq!(feed.changed().await, FeedEvent::Judged, "{presence:?}");
+        }
+        store.set_link("m1", Link::Open);
+        let mut event = feed.changed().await;
+        while matches!(event, FeedEvent::Disconnected { .. }) {
+            event = feed.changed().await;
+        }
+        assert_eq!(event, FeedEvent::Changed);
     }
 }

@@ -39,6 +39,7 @@ impl Agent {
                 // From now on the registry's word counts, even where it is that there is nothing to trust.
                 (self.offline, self.offline_at, self.status.is_offline) = (None, None, false);
             }
+            FeedEvent::Judged => {}
             FeedEvent::Disconnected { why } => {
                 if self.status.is_connected() {
                     warn!(%why, "the registry does not answer; everything keeps running");

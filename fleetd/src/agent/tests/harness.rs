@@ -74,6 +74,10 @@ struct State {
     rows: BTreeMap<UnitName, StateRow>,
     contents: BTreeMap<ContentHash, Bytes>,
     is_connected: bool,
+    /// The orders are not followed; everything else is answered.
+    is_cut: bool,
+    /// How often the trust was told anew.
+    judged: u64,
     revision: i64,
     /// When which rows were written.
     commits: Vec<(Instant, Report)>,
@@ -88,6 +92,8 @@ impl MemoryRegistry {
             rows: BTreeMap::new(),
             contents: BTreeMap::new(),
             is_connected: true,
+            is_cut: false,
+            judged: 0,
             revision: 1,
             commits: Vec::new(),
             sequence: 0,
@@ -155,6 +161,24 @@ impl MemoryRegistry {
         self.change(|state| state.is_connected = is_connected);
     }
 
+    /// Orders do not come any more, whatever else is answered.
+    pub(super) fn cut(&self, is_cut: bool) {
+        self.change(|state| state.is_cut = is_cut);
+    }
+
+    /// Tells of the trust, and of nothing else.
+    pub(super) fn judge(&self) {
+        self.change(|state| state.judged += 1);
+    }
+
+    /// All that the registry knows of the machine is gone, as after an operator has forgotten it.
+    pub(super) fn forget_everything(&self) {
+        self.change(|state| {
+            state.orders.by_unit.clear();
+            state.rows.clear();
+        });
+    }
+
     pub(super) fn row(&self, unit: &str) -> Option<StateRow> {
         self.lock().rows.get(unit).cloned()
     }
@@ -189,7 +213,7 @@ impl AgentRegistry for MemoryRegistry {
     fn follow(&self) -> Box<dyn OrdersFeed> {
         let mut version = self.shared.version.subscribe();
         version.mark_changed();
-        Box::new(MemoryFeed { registry: self.clone(), version, view: None, is_connected: true })
+        Box::new(MemoryFeed { registry: self.clone(), version, view: None, is_connected: true, judged: 0 })
     }
 
     async fn rows(&self) -> Result<BTreeMap<UnitName, StateRow>, RegistryFault> {
@@ -234,6 +258,7 @@ struct MemoryFeed {
     version: watch::Receiver<u64>,
     view: Option<(Orders, Trust)>,
     is_connected: bool,
+    judged: u64,
 }
 
 #[async_trait]
@@ -244,7 +269,10 @@ impl OrdersFeed for MemoryFeed {
                 std::future::pending::<()>().await;
             }
             let state = self.registry.lock();
-            if !state.is_connected {
+            if std::mem::replace(&mut self.judged, state.judged) != state.judged {
+                return FeedEvent::Judged;
+            }
+            if !state.is_connected || state.is_cut {
                 if std::mem::take(&mut self.is_connected) {
                     return FeedEvent::Disconnected { why: "connection refused".to_owned() };
                 }

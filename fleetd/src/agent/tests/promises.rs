@@ -100,6 +100,23 @@ async fn p1_an_order_that_vanished_leaves_an_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_that_is_present_before_its_orders_have_come_reports_nothing_of_the_old_ones() {
+    let m = Machine::started().await;
+    let number = m.registry.launch("a.service", SERVICE);
+    m.until_done("a.service", number).await;
+    m.registry.cut(true);
+    m.until("disconnected", |m| !m.status().is_connected()).await;
+    m.registry.forget_everything();
+    m.registry.judge();
+    m.pass(Duration::from_secs(60)).await;
+    assert!(!m.status().is_connected() && m.registry.row("a.service").is_none());
+    m.registry.cut(false);
+    m.until("reported", |m| m.registry.row("a.service").is_some()).await;
+    assert_eq!(m.registry.row("a.service").unwrap().phase, RowPhase::Orphan, "nobody ordered it any more");
+    assert_eq!((m.active("a.service").await.as_str(), m.systemd.counters().stops), ("active", 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn p3_killed_terminated_and_started_again_changes_nothing() {
     let mut m = Machine::started().await;
     let units: Vec<String> = (0..20).map(|n| format!("s{n}.service")).collect();
