@@ -10,6 +10,7 @@ use fleet_core::MachineId;
 use fleet_core::records::{StateRow, Wanted};
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::Signal;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use unit_files::UnitName;
@@ -30,9 +31,22 @@ pub async fn run(
             received = asked.recv() => if received.is_none() { return },
         }
         let line = format!("{}\n", line(&machine, &units()));
-        let mut stdout = std::io::stdout().lock();
-        if let Err(error) = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
-            warn!(%error, "SIGUSR1: the state cannot be printed");
+        // On a thread of its own: a pipe that nobody reads holds up nothing else, nor the end of the process.
+        let (done, printed) = oneshot::channel();
+        let print = move || {
+            let mut stdout = std::io::stdout().lock();
+            // Whoever waited may have gone.
+            let _ = done.send(stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()));
+        };
+        let printed = async {
+            std::thread::Builder::new().name("dump".into()).spawn(print)?;
+            printed.await.unwrap_or(Ok(()))
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            printed = printed => if let Err(error) = printed {
+                warn!(%error, "SIGUSR1: the state cannot be printed");
+            },
         }
     }
 }

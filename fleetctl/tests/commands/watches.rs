@@ -122,6 +122,30 @@ async fn a_connection_that_ends_is_opened_again_where_it_ended() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_within_a_revision_is_opened_again_from_the_beginning() {
+    let machine = |id: &str| json!({ "id": id, "ip": "10.0.0.1", "state": "present" });
+    let cut = [
+        event("machine", None, &machine("1111")),
+        event("synced", Some(5), &json!({})),
+        // Comes without the end of its revision, and is gone again before the next connection.
+        event("machine", None, &machine("2222")),
+    ];
+    let anew = [event("machine", None, &machine("1111")), event("synced", Some(9), &json!({}))].concat();
+    let rest = event("machine", Some(10), &machine("3333"));
+    let fake = Fake::new()
+        .on("GET /fleet/v2/watch", Answer::TextThenBreak(cut.concat()))
+        .on("GET /fleet/v2/watch", Answer::TextThenSilence(anew + &rest));
+    let mut watching =
+        Watching::start(&fake, &["list-machines", "--watch", "--no-legend", "--fields", "machine"]);
+    for line in ["1111...", "", "1111...", "3333..."] {
+        assert_eq!(watching.line().await, line);
+    }
+    let queries: Vec<String> = fake.seen("GET /fleet/v2/watch").into_iter().map(|seen| seen.query).collect();
+    assert_eq!(queries, ["kind=machine", "kind=machine"]);
+    drop(watching);
+}
+
+#[tokio::test]
 async fn after_a_reset_only_what_is_told_again_is_in_the_list() {
     let machine = |id: &str| json!({ "id": id, "ip": "10.0.0.1", "state": "present" });
     let stream = [

@@ -2,9 +2,8 @@
 //!
 //! The daemon's HTTP server encodes these types and the command line decodes them, so that neither has words of its own
 //! for the same thing. [`v1`] is the API of fleet 1.0, byte for byte; [`v2`] is everything else. Both answer errors with
-//! [`ErrorBody`]. The feature `client` adds an HTTP client, `schema` what the
-//! API's own description is made with. Nothing here decides anything, and nothing here knows the
-//! registry or systemd.
+//! [`ErrorBody`]. The feature `client` adds an HTTP client, `schema` what the API's own description is made with. Nothing
+//! here decides anything, and nothing here knows the registry or systemd.
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -153,7 +153,7 @@ fn operations() -> Vec<Operation> {
         )
         .with_query(&[
             ("kind", "array", "`unit`, `state` or `machine`: only these lists; all by default."),
-            ("since", "integer", "The last id that was received."),
+            ("since", "string", "The last id that was received; none, or `0`, for everything."),
         ]),
         Operation::get(paths::EVENTS, "listEvents", "Who ordered what, and why.", Document(of::<v2::EventList>))
             .with_query(&[
@@ -254,6 +254,12 @@ fn describe(operation: &Operation, requests: &mut SchemaGenerator, answers: &mut
         };
         json!({ "name": name, "in": "query", "description": meaning, "schema": schema })
     }));
+    if matches!(operation.answer, Answer::Events(_)) {
+        parameters.push(json!({
+            "name": "Last-Event-ID", "in": "header", "schema": { "type": "string" },
+            "description": "The last id that was received; goes before `since`.",
+        }));
+    }
     let mut described = json!({
         "operationId": operation.id,
         "summary": operation.summary,

@@ -155,7 +155,7 @@ impl Default for Limits {
             handshakes: 128,
             connections: 1024,
             relays: 128,
-            watches: 64,
+            watches: 16,
             stall: Duration::from_secs(30),
             patience: Duration::from_secs(600),
             heartbeat: Duration::from_secs(5),

@@ -10,13 +10,16 @@ use fleet_core::store_trust::Trust;
 use fleet_core::{MachineId, RequestId, Timestamp};
 use fleet_registry::ClusterFence;
 use fleet_registry::registry::Asked;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::bodies::{Bodies, too_large};
 use super::{Failure, Options, caller};
 
 /// A registry that answers is judged within milliseconds; below what clients wait for an answer.
 const JUDGED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whole lists that are read for clients at once, of those who begin to follow them.
+const OPENING: usize = 2;
 
 /// The options of the running API, and what its clients share. Clones are cheap.
 #[derive(Clone)]
@@ -26,6 +29,7 @@ struct Shared {
     options: Options,
     relays: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    opening: Semaphore,
     bodies: Bodies,
 }
 
@@ -40,8 +44,9 @@ impl Api {
     pub fn new(options: Options) -> Api {
         let relays = Arc::new(Semaphore::new(options.limits.relays));
         let watches = Arc::new(Semaphore::new(options.limits.watches));
+        let opening = Semaphore::new(OPENING);
         let bodies = Bodies::new(&options.limits);
-        Api(Arc::new(Shared { options, relays, watches, bodies }))
+        Api(Arc::new(Shared { options, relays, watches, opening, bodies }))
     }
 
     pub fn bodies(&self) -> &Bodies {
@@ -65,6 +70,12 @@ impl Api {
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)
                 .with_remedy("try again; end a `--watch` that nobody reads, or ask another machine")
         })
+    }
+
+    /// Held while a client that begins to follow lists is given what it lacks.
+    pub async fn opens_watch(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.0.opening.acquire().await.ok()
     }
 
     pub fn now(&self) -> Timestamp {

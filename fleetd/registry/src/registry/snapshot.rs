@@ -161,8 +161,13 @@ impl Registry {
     /// Some areas as they were at an earlier revision.
     ///
     /// # Errors
-    /// As [`Registry::read`]; also a revision that was compacted, or that this store has not reached.
+    /// As [`Registry::read`]; also a revision that was compacted, or that this store has not reached. Below 1 there is
+    /// none, and etcd would take 0 for the newest.
     pub async fn read_at(&self, areas: &[Area], revision: Revision) -> Result<Snapshot, RegistryError> {
+        if revision.0 < 1 {
+            let error = StoreError::Compacted { asked: raw(revision) };
+            return Err(RegistryError::Store { doing: "reading the registry as it was", error });
+        }
         let ranges: Vec<KeyRange> = areas.iter().map(|area| self.keys.area(area)).collect();
         let at = Some(raw(revision));
         let (header, kvs) = self.list_at("reading the registry as it was", &ranges, Select::All, at).await?;

@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 
 use fleet_api::schema::openapi;
-use fleet_api::v2::Verb;
+use fleet_api::v2::{Verb, WaitLine};
 use fleet_registry::keys::Key;
+use fleet_registry::memory::Link;
 use http::Method;
 use serde_json::{Value, json};
 
 use super::super::tools::LocalTools;
 use super::super::v2;
 use super::server::script;
+use super::watching::Raw;
 use super::{Lab, Limits, OWN, TEXT, machine, name};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/api/openapi.json");
@@ -124,18 +126,13 @@ async fn every_answer_is_what_the_document_says() {
         let content = described["200"]["content"].as_object().unwrap();
         let (media, said) = content.iter().next().unwrap();
         if media == "text/event-stream" {
-            let mut stream = lab.client().get_events(&asked).await.unwrap();
-            let mut kinds = BTreeSet::new();
-            loop {
-                let fleet_api::client::Received { event, id } = stream.next().await.unwrap().unwrap();
-                let (kind, value) = rendered(event);
-                judge(&document, &said["x-events"][kind], &value);
-                kinds.insert(kind);
-                if id.is_some() {
-                    break;
-                }
+            let events = events(&lab).await;
+            for (event, data) in &events {
+                judge(&document, &said["x-events"][event], data);
             }
-            assert_eq!(kinds, BTreeSet::from(["machine", "state", "synced", "unit"]));
+            let kinds: BTreeSet<&str> = events.iter().map(|(event, _)| event.as_str()).collect();
+            let described = said["x-events"].as_object().unwrap().keys().map(String::as_str);
+            assert_eq!(kinds, described.collect());
             judged += 1;
             continue;
         }
@@ -156,14 +153,48 @@ async fn every_answer_is_what_the_document_says() {
     assert_eq!(judged, described(&document).iter().filter(|(method, _)| method == "GET").count());
 }
 
-fn rendered(event: fleet_api::v2::WatchEvent) -> (&'static str, Value) {
-    use fleet_api::v2::WatchEvent::{Machine, State, Synced, Unit};
-    match event {
-        Unit(view) => ("unit", serde_json::to_value(view).unwrap()),
-        State(view) => ("state", serde_json::to_value(view).unwrap()),
-        Machine(view) => ("machine", serde_json::to_value(view).unwrap()),
-        Synced(synced) => ("synced", serde_json::to_value(synced).unwrap()),
-        other => panic!("{other:?}"),
+/// Of each event one at least, as it is sent: a row of each list, one that goes, and a registry that no longer answers.
+async fn events(lab: &Lab) -> Vec<(String, Value)> {
+    let mut raw = Raw::open(lab, "", "last-event-id: x\r\n").await;
+    raw.until("event: synced").await;
+    lab.one("gone", Verb::Submit, "gone.service", Some(TEXT)).await;
+    raw.until("\"gone.service\"").await;
+    lab.one("going", Verb::Destroy, "gone.service", None).await;
+    raw.until("event: deleted").await;
+    lab.store.set_all_links(Link::Refused);
+    raw.until("event: registry").await;
+    lab.store.set_all_links(Link::Open);
+    raw.until("\"answers\":true").await;
+    let mut lines = raw.text.lines();
+    let mut events = Vec::new();
+    while let Some(line) = lines.next() {
+        let Some(event) = line.strip_prefix("event: ") else { continue };
+        let data = lines.next().unwrap().strip_prefix("data: ").unwrap();
+        events.push((event.to_owned(), serde_json::from_str(data).unwrap()));
+    }
+    events
+}
+
+#[tokio::test]
+async fn lines_of_a_wait_are_what_the_document_says() {
+    let document = openapi();
+    let (lab, _programs) = eventful().await;
+    let described = &document["paths"]["/fleet/v2/wait"]["post"];
+    let body = json!({"units": [{"unit": "a.service"}, {"unit": "none.service"}]});
+    judge(&document, &described["requestBody"]["content"]["application/json"]["schema"], &body);
+    let media = [("content-type", "application/json")];
+    let reply = lab.send(Method::POST, "/fleet/v2/wait", &media, &body.to_string()).await;
+    let said = &described["responses"]["200"]["content"]["application/x-ndjson"]["x-lines"];
+    let mut lines: Vec<Value> = reply.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.len() >= 2, "{}", reply.body);
+    let others = [
+        WaitLine::Heartbeat { heartbeat: true },
+        WaitLine::NoLeader { no_leader: true, since: 3 },
+        WaitLine::NoRegistry { no_registry: false, since: 0 },
+    ];
+    lines.extend(others.iter().map(|line| serde_json::to_value(line).unwrap()));
+    for line in &lines {
+        judge(&document, said, line);
     }
 }
 
@@ -176,24 +207,31 @@ async fn refusals_and_answers_to_requests_are_what_the_document_says() {
         (
             "/fleet/v2/requests",
             json!({"requestId": "r9", "actions": [{"unit": "c.service", "verb": "submit", "text": TEXT}]}),
+            200,
         ),
-        ("/fleet/v2/requests", json!({"requestId": "r9 ", "actions": []})),
-        ("/fleet/v2/cluster/adopt", json!({"by": "me"})),
-        ("/fleet/v2/cluster/resume", json!({"by": "me"})),
-        ("/fleet/v2/machines/{id}/forget", json!({"by": "me"})),
-        ("/fleet/v2/machines/{id}/confirm-dead", json!({"by": "me"})),
-        ("/fleet/v2/machine/join", json!({"mode": "adopt"})),
+        ("/fleet/v2/requests", json!({"requestId": "r9 ", "actions": []}), 400),
+        ("/fleet/v2/cluster/adopt", json!({"by": "me"}), 200),
+        ("/fleet/v2/cluster/resume", json!({"by": "me"}), 200),
+        ("/fleet/v2/machines/{id}/forget", json!({"by": "me"}), 409),
+        ("/fleet/v2/machines/{id}/confirm-dead", json!({"by": "me"}), 200),
+        ("/fleet/v2/machine/join", json!({"mode": "adopt"}), 200),
     ];
-    for (path, body) in requests {
+    let mut codes = Vec::new();
+    for (path, body, code) in requests {
         let described = &document["paths"][path]["post"];
         judge(&document, &described["requestBody"]["content"]["application/json"]["schema"], &body);
         let asked = path.replace("{id}", "away");
         let reply = lab.send(Method::POST, &asked, &media, &body.to_string()).await;
+        codes.push((path, reply.code(), code));
         let of = if reply.code() == 200 { "200" } else { "default" };
         judge(&document, &described["responses"][of]["content"]["application/json"]["schema"], &reply.json());
     }
-    for path in ["/fleet/v2/units/none.service", "/fleet/v2/watch?kind=x"] {
+    let unexpected: Vec<_> = codes.iter().filter(|(_, code, expected)| code != expected).collect();
+    assert!(unexpected.is_empty(), "{unexpected:?}");
+    for (path, code) in [("/fleet/v2/units/none.service", 404), ("/fleet/v2/watch?kind=x", 400)] {
         let schema = &document["paths"]["/fleet/v2/units"]["get"]["responses"]["default"]["content"];
-        judge(&document, &schema["application/json"]["schema"], &lab.get(path).await.json());
+        let reply = lab.get(path).await;
+        assert_eq!(reply.code(), code, "{path}");
+        judge(&document, &schema["application/json"]["schema"], &reply.json());
     }
 }

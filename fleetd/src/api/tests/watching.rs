@@ -1,5 +1,6 @@
 //! Following lists over the socket: what is told, in which order, and what a client that comes back is told again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fleet_api::client::{EventStream, Received};
@@ -7,8 +8,7 @@ use fleet_api::v2::{Action, Deleted, Verb, WatchEvent, WatchKind};
 use fleet_registry::keys::Key;
 use fleet_registry::memory::Link;
 use fleet_registry::store::{Operation, Store};
-use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -55,6 +55,11 @@ async fn batch(stream: &mut EventStream) -> (Vec<String>, String) {
     }
 }
 
+/// The revision in an id.
+fn revision_of(id: &str) -> i64 {
+    id.rsplit('-').next().unwrap().parse().unwrap()
+}
+
 async fn two_units() -> Lab {
     let lab = Lab::start().await;
     lab.present(OWN, "10.0.0.1").await;
@@ -77,28 +82,28 @@ async fn the_lists_come_first_and_then_the_revision_that_they_hold_at() {
     ];
     assert_eq!(texts, expected);
     let list = lab.get("/fleet/v2/units").await.json();
-    assert_eq!(list["revision"].to_string(), id);
+    assert_eq!(id, format!("ours.1-usm-{}", list["revision"]));
 }
 
 #[tokio::test]
 async fn rows_are_told_as_their_lists_show_them() {
     let lab = two_units().await;
     let mut stream = watch(&lab, "").await;
-    let mut rows = Vec::new();
+    let (mut rows, mut listed) = (BTreeSet::new(), BTreeSet::new());
     loop {
-        rows.push(match next(&mut stream).await.event {
+        let row = match next(&mut stream).await.event {
             WatchEvent::Unit(unit) => serde_json::to_value(unit).unwrap(),
             WatchEvent::State(state) => serde_json::to_value(state).unwrap(),
             WatchEvent::Machine(machine) => serde_json::to_value(machine).unwrap(),
             _ => break,
-        });
+        };
+        rows.insert(row.to_string());
     }
     for (path, key) in [("units", "units"), ("states", "states"), ("machines", "machines")] {
         let list = lab.get(&format!("/fleet/v2/{path}")).await.json();
-        for row in list[key].as_array().unwrap() {
-            assert!(rows.contains(row), "{row}");
-        }
+        listed.extend(list[key].as_array().unwrap().iter().map(Value::to_string));
     }
+    assert_eq!(rows, listed);
 }
 
 #[tokio::test]
@@ -117,7 +122,8 @@ async fn changes_and_deletions_are_told_as_they_happen() {
     let mut stream = watch(&lab, "?kind=unit&kind=state").await;
     batch(&mut stream).await;
     let loaded = lab.one("r3", Verb::Load, "b.service", None).await;
-    assert_eq!(batch(&mut stream).await, (vec!["unit b.service loaded".into()], loaded.revision.to_string()));
+    let (texts, id) = batch(&mut stream).await;
+    assert_eq!((texts, revision_of(&id)), (vec!["unit b.service loaded".into()], loaded.revision));
     lab.one("r4", Verb::Destroy, "b.service", None).await;
     assert_eq!(batch(&mut stream).await.0, ["deleted unit b.service -"]);
     lab.delete(&Key::State(machine(OWN), name("a.service"))).await;
@@ -204,39 +210,79 @@ async fn a_revision_that_was_compacted_or_never_was_resets_the_client() {
     let (_, id) = batch(&mut watch(&lab, "?kind=unit").await).await;
     let now = lab.one("r3", Verb::Load, "b.service", None).await.revision;
     lab.store.compact(fleet_registry::store::Revision(now as u64)).await.unwrap();
-    for since in [id.as_str(), "999999999"] {
+    for since in [&id, "ours.1-u-999999999", "999999999", "theirs.1-u-1", "ours.2-u-1", "x"] {
         let (texts, _) = batch(&mut watch(&lab, &format!("?kind=unit&since={since}")).await).await;
         assert_eq!(texts, ["reset", "unit a.service launched", "unit b.service loaded", "synced"], "{since}");
     }
 }
 
-/// The stream as it goes over the wire, up to and with the first `until`.
-async fn raw(lab: &Lab, head: &str, until: &str) -> String {
-    let mut client = UnixStream::connect(&lab.socket).await.unwrap();
-    let head = format!("GET /fleet/v2/watch?kind=unit HTTP/1.1\r\nhost: x\r\n{head}\r\n");
-    client.write_all(head.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    while !text.contains(until) {
-        let mut buffer = [0; 4096];
-        let read = tokio::time::timeout(DEADLINE, client.read(&mut buffer)).await;
-        let read = read.unwrap_or_else(|_| panic!("no {until}: {text}")).unwrap();
-        assert!(read > 0, "ended: {text}");
-        text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+#[tokio::test]
+async fn an_id_of_other_lists_resets_the_client_and_0_is_none() {
+    let lab = two_units().await;
+    let (_, id) = batch(&mut watch(&lab, "?kind=unit").await).await;
+    let state = format!("state a.service {OWN} active");
+    let (texts, both) = batch(&mut watch(&lab, &format!("?kind=state&since={id}")).await).await;
+    assert_eq!(texts, ["reset", &state, "synced"]);
+    assert_eq!(batch(&mut watch(&lab, "?kind=state&since=0").await).await.0, [&state, "synced"]);
+    assert_eq!(batch(&mut watch(&lab, &format!("?kind=state&since={both}")).await).await.0, ["synced"]);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_in_no_list_whoever_asks() {
+    let lab = two_units().await;
+    let mut stream = watch(&lab, "?kind=unit").await;
+    batch(&mut stream).await;
+    lab.write(&Key::Unit(name("b.service")), json!("of another release")).await;
+    let (texts, id) = batch(&mut stream).await;
+    assert_eq!(texts, ["deleted unit b.service -"]);
+    assert_eq!(batch(&mut watch(&lab, &format!("?kind=unit&since={id}")).await).await.0, ["synced"]);
+    let anew = batch(&mut watch(&lab, "?kind=unit").await).await.0;
+    assert_eq!(anew, ["unit a.service launched", "synced"]);
+}
+
+/// The stream as it goes over the wire.
+pub(super) struct Raw {
+    client: UnixStream,
+    pub text: String,
+}
+
+impl Raw {
+    pub async fn open(lab: &Lab, query: &str, head: &str) -> Raw {
+        let mut client = UnixStream::connect(&lab.socket).await.unwrap();
+        let head = format!("GET /fleet/v2/watch{query} HTTP/1.1\r\nhost: x\r\n{head}\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        Raw { client, text: String::new() }
     }
-    text
+
+    /// Reads on up to the end of the event, or remark, with the first `until`.
+    pub async fn until(&mut self, until: &str) {
+        while !self.text.split_once(until).is_some_and(|(_, rest)| rest.contains("\n\n")) {
+            let mut buffer = vec![0; 64 << 10];
+            let read = tokio::time::timeout(DEADLINE, self.client.read(&mut buffer)).await;
+            let read = read.unwrap_or_else(|_| panic!("no {until}: {}", self.text)).unwrap();
+            assert!(read > 0, "ended: {}", self.text);
+            self.text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+    }
+}
+
+async fn raw(lab: &Lab, head: &str, until: &str) -> String {
+    let mut raw = Raw::open(lab, "?kind=unit", head).await;
+    raw.until(until).await;
+    raw.text
 }
 
 #[tokio::test]
 async fn browsers_are_served_with_their_type_their_header_and_heartbeats() {
     let lab = two_units().await;
-    let text = raw(&lab, "", ": heartbeat\n\n").await;
+    let text = raw(&lab, "", ": heartbeat").await;
     assert!(text.contains("content-type: text/event-stream\r\n"), "{text}");
     assert!(text.contains("event: unit\ndata: {\"name\":\"a.service\","), "{text}");
     let id = text.split("\nid: ").nth(1).unwrap().lines().next().unwrap().to_owned();
     let again = raw(&lab, &format!("last-event-id: {id}\r\n"), "event: synced").await;
     assert!(!again.contains("event: unit"), "{again}");
-    let refused = lab.send(Method::GET, "/fleet/v2/watch", &[("last-event-id", "x")], "").await;
-    assert_eq!(refused.code(), 400);
+    let unknown = raw(&lab, "last-event-id: x\r\n", "event: synced").await;
+    assert!(unknown.contains("event: reset") && unknown.contains("event: unit"), "{unknown}");
 }
 
 #[tokio::test]
@@ -266,15 +312,18 @@ async fn one_client_is_one_watch_of_the_registry() {
     assert_eq!(lab.store.calls(Operation::Watch) - before, 1);
 }
 
-async fn with_one_watch() -> Lab {
-    let short = Duration::from_millis(100);
-    let limits = Limits { watches: 1, stall: short, patience: short, ..Limits::default() };
+/// More than a socket takes.
+async fn with_many_units(limits: Limits) -> Lab {
     let lab = Lab::with(limits, |_| {}).await;
-    // More than a socket takes.
     let units = (0..1_000).map(|number| format!("u{number}.service"));
     let submit = |unit: String| Action { text: Some(TEXT.into()), ..Action::new(unit, Verb::Submit) };
     lab.change("many", units.map(submit).collect()).await;
     lab
+}
+
+async fn with_one_watch() -> Lab {
+    let short = Duration::from_millis(100);
+    with_many_units(Limits { watches: 1, stall: short, patience: short, ..Limits::default() }).await
 }
 
 /// The place of a client that went is free again.
@@ -311,24 +360,47 @@ async fn a_client_that_goes_takes_its_feed_with_it() {
 }
 
 #[tokio::test]
+async fn a_feed_is_taken_in_while_its_client_does_not_read() {
+    let lab = with_many_units(Limits { patience: DEADLINE, ..Limits::default() }).await;
+    let mut client = Raw::open(&lab, "?kind=unit", "").await;
+    client.client.read_u8().await.unwrap();
+    let before = lab.registry.counters().disconnections();
+    lab.store.set_all_links(Link::Refused);
+    let noticed = async {
+        while lab.registry.counters().disconnections() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, noticed).await.expect("the feed is unread");
+}
+
+#[tokio::test]
 async fn a_row_that_changes_faster_than_it_is_read_is_told_as_it_is_in_the_end() {
-    let limits = Limits { patience: DEADLINE, ..Limits::default() };
-    let lab = Lab::with(limits, |_| {}).await;
-    lab.one("r0", Verb::Load, "a.service", Some(&format!("{TEXT}#{}\n", "x".repeat(2_000)))).await;
-    let mut stream = watch(&lab, "?kind=unit").await;
-    batch(&mut stream).await;
-    let mut revision = 0;
+    let lab = with_many_units(Limits { patience: DEADLINE, ..Limits::default() }).await;
+    let mut slow = Raw::open(&lab, "?kind=unit", "").await;
+    slow.client.read_u8().await.unwrap();
+    let mut other = watch(&lab, "?kind=unit").await;
+    batch(&mut other).await;
+    let (mut revision, mut batches) = (0, 0);
     for number in 0..200 {
-        let verb = if number % 2 == 0 { Verb::Unload } else { Verb::Load };
-        revision = lab.one(&format!("r{number}x"), verb, "a.service", None).await.revision;
+        let verb = if number % 2 == 0 { Verb::Load } else { Verb::Unload };
+        revision = lab.one(&format!("r{number}x"), verb, "u0.service", None).await.revision;
+        if number == 0 {
+            // Who reads is told meanwhile.
+            assert_eq!(batch(&mut other).await.0, ["unit u0.service loaded"]);
+        }
     }
     let mut last = 0;
     while last < revision {
-        let (texts, id) = batch(&mut stream).await;
+        let (texts, id) = batch(&mut other).await;
         assert_eq!(texts.len(), 1);
-        last = id.parse().unwrap();
+        (last, batches) = (revision_of(&id), batches + 1);
     }
     assert_eq!(last, revision);
+    assert!(batches < 200, "{batches}");
+    slow.until(&format!("id: ours.1-u-{revision}")).await;
+    let told = slow.text.matches("\"name\":\"u0.service\"").count();
+    assert!((1..=2).contains(&told), "{told}");
 }
 
 #[tokio::test]

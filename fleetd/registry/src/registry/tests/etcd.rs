@@ -154,6 +154,8 @@ async fn what_changed_since_a_revision_is_found_over_etcd() {
     assert_eq!(told.into_iter().collect::<Vec<_>>(), ["assignments/m1/a.service", "engine/leader"]);
     let then = registry.read_at(&areas, list.revision).await.unwrap();
     assert_eq!((then.units.len(), then.orders.len(), then.revision), (1, 0, list.revision));
+    let never = registry.read_at(&areas, fleet_core::Revision(0)).await.unwrap_err();
+    assert!(matches!(never, RegistryError::Store { error: StoreError::Compacted { .. }, .. }), "{never}");
     fixture.store.compact(Revision(until.0 as u64)).await.unwrap();
     let gone = registry.read_at(&areas, list.revision).await.unwrap_err();
     assert!(matches!(gone, RegistryError::Store { error: StoreError::Compacted { .. }, .. }), "{gone}");

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_api::v2::{Deleted, MachineState, StateView, UnitView, WatchKind};
+use fleet_core::records::ClusterRecord;
 use fleet_core::requests::change::live;
 use fleet_core::{MachineId, Timestamp};
 use fleet_registry::keys::{Area, Key};
@@ -52,7 +53,7 @@ pub(super) struct Shown {
 
 /// What has to be followed for some lists.
 pub(super) fn areas(kinds: &BTreeSet<WatchKind>) -> Vec<Area> {
-    let mut areas = BTreeSet::from([Area::Orders, Area::Presence, Area::Lost]);
+    let mut areas = BTreeSet::from([Area::One(Key::Cluster), Area::Orders, Area::Presence, Area::Lost]);
     for kind in kinds {
         areas.extend(match kind {
             WatchKind::Unit => vec![Area::Units, Area::Placements, Area::States],
@@ -113,6 +114,11 @@ impl Followed {
                 self.on.remove(unit);
             }
         }
+    }
+
+    /// Whose registry this is, as far as it can be read.
+    pub fn cluster(&self) -> Option<&ClusterRecord> {
+        self.snapshot.cluster.as_ref().map(|cluster| &cluster.value)
     }
 
     /// Every row that there may be.

@@ -5,10 +5,13 @@
 //! not read at all.
 
 mod followed;
+mod id;
+mod pending;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -16,8 +19,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use fleet_api::v2::{RegistryAnswers, Reset, Synced, WatchKind};
 use fleet_core::Revision;
 use fleet_registry::RegistryError;
-use fleet_registry::registry::entry::{Change, Entry};
-use fleet_registry::registry::follow::{Feed, FeedItem, FeedSnapshot};
+use fleet_registry::registry::follow::FeedItem;
 use fleet_registry::store::StoreError;
 use futures_util::stream;
 use serde::Serialize;
@@ -29,16 +31,22 @@ use super::super::query::Query;
 use super::super::state::Api;
 use super::{Answer, typed};
 use followed::{Followed, Row};
+use id::{Since, id};
+use pending::{Pending, Reader};
 
 /// What is sent at once; a row may exceed it.
 const PIECE: usize = 64 << 10;
+/// Rows that are looked at before others have their turn.
+const ROWS: usize = 256;
+/// From the end of what was told to the next: changes that come close together are told together.
+const PACE: Duration = Duration::from_millis(50);
 /// Keeps connections alive through proxies, and is no event to anybody.
 const HEARTBEAT: &str = ": heartbeat\n\n";
 
 pub(super) async fn get(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Answer {
     let query = Query::of(&uri);
     let kinds = kinds(&query)?;
-    let since = since(&query, &headers)?;
+    let since = since(&query, &headers);
     let slot = api.watch()?;
     let session = Session::open(api, kinds, since, slot).await?;
     let pieces = stream::unfold(session, |mut session| async move {
@@ -63,39 +71,40 @@ fn kinds(query: &Query) -> Result<BTreeSet<WatchKind>, Failure> {
     named.into_iter().map(parse).collect()
 }
 
-/// The last revision that the client was told: a browser sends the header when it reconnects, to the same address.
-fn since(query: &Query, headers: &HeaderMap) -> Result<Option<Revision>, Failure> {
-    let asked = match headers.get("last-event-id").filter(|id| !id.is_empty()) {
-        None => query.number("since")?,
-        Some(id) => match id.to_str().ok().and_then(|id| id.parse().ok()) {
-            Some(revision) => Some(revision),
-            None => return Err(Failure::bad_request("Last-Event-ID: expected a number")),
-        },
-    };
-    Ok(asked.map(|revision: u64| Revision(i64::try_from(revision).unwrap_or(i64::MAX))))
+/// The last id that the client was told: a browser sends the header when it reconnects, to the same address. A number
+/// that no revision has is none, as 0 is to clients that have nothing yet.
+fn since(query: &Query, headers: &HeaderMap) -> Option<String> {
+    let sent = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+    let sent = sent.filter(|id| !id.is_empty()).or_else(|| query.first("since").map(str::to_owned));
+    sent.filter(|id| id != "0")
 }
 
 /// One client. Dropping it ends the feed.
 struct Session {
     api: Api,
-    feed: Feed,
-    followed: Followed,
+    kinds: BTreeSet<WatchKind>,
+    reader: Reader,
     /// What the client has, as hashes of what it was shown.
     told: HashMap<Row, u64>,
-    /// Rows that may differ from what the client has.
-    changed: BTreeSet<Row>,
-    /// All changes up to here are in `changed`.
-    revision: Revision,
-    /// `changed` holds the rest of a revision, whose end has to be marked.
-    is_open: bool,
     is_synced: bool,
-    has_lost_registry: bool,
-    /// Events that are no rows.
-    remarks: VecDeque<String>,
+    has_told_lost: bool,
+    /// Comes before everything else.
+    reset: Option<String>,
     /// The last event that was made, without its end: it may get the `id:`.
     held: Option<String>,
     heartbeat: Instant,
+    /// When something may be told next.
+    pace: Instant,
+    /// More can be told at once.
+    has_more: bool,
     _slot: OwnedSemaphorePermit,
+}
+
+/// As much as is sent at once.
+struct Piece {
+    text: String,
+    /// There is nothing more to tell for now.
+    is_last: bool,
 }
 
 impl Session {
@@ -103,9 +112,10 @@ impl Session {
     async fn open(
         api: Api,
         kinds: BTreeSet<WatchKind>,
-        since: Option<Revision>,
+        since: Option<String>,
         slot: OwnedSemaphorePermit,
     ) -> Result<Session, Failure> {
+        let turn = api.opens_watch().await;
         let areas = followed::areas(&kinds);
         let mut feed = api.registry.follow_in_step(&areas);
         let list = match feed.next().await {
@@ -113,49 +123,66 @@ impl Session {
             FeedItem::Disconnected { error } => return Err(error.into()),
             FeedItem::Changes { .. } => unreachable!("a feed begins with a list"),
         };
-        let mut remarks = VecDeque::new();
-        let told = match since {
-            None => HashMap::new(),
-            Some(since) => match was_told(&api, kinds.clone(), since, list.revision).await? {
-                Ok(told) => told,
-                Err(why) => {
-                    remarks.push_back(event("reset", &Reset { why }));
-                    HashMap::new()
-                }
-            },
-        };
-        let heartbeat = Instant::now() + api.limits.heartbeat;
-        let mut session = Session {
+        let pending = Pending::new(Followed::new(kinds.clone()), list);
+        // From here on it is read.
+        let reader = Reader::new(feed, pending);
+        let (mut told, mut reset) = (HashMap::new(), None);
+        if let Some(since) = since {
+            match was_told(&api, &kinds, &since, &reader).await? {
+                Ok(known) => told = known,
+                Err(why) => reset = Some(event("reset", &Reset { why })),
+            }
+        }
+        drop(turn);
+        reader.pending().changed.extend(told.keys().cloned());
+        let now = Instant::now();
+        let heartbeat = now + api.limits.heartbeat;
+        Ok(Session {
             api,
-            feed,
-            followed: Followed::new(kinds),
+            kinds,
+            reader,
             told,
-            changed: BTreeSet::new(),
-            revision: Revision(0),
-            is_open: false,
             is_synced: false,
-            has_lost_registry: false,
-            remarks,
+            has_told_lost: false,
+            reset,
             held: None,
             heartbeat,
+            pace: now,
+            has_more: false,
             _slot: slot,
-        };
-        session.list(list);
-        Ok(session)
+        })
     }
 
     /// The next piece of the stream; none when fleetd stops.
     async fn next(&mut self) -> Option<String> {
         loop {
+            if Instant::now() < self.pace {
+                tokio::select! {
+                    () = self.api.shutdown.cancelled() => return None,
+                    () = sleep_until(self.pace) => {}
+                }
+            }
+            if self.has_more {
+                // A long list leaves room for what else this thread does.
+                tokio::task::yield_now().await;
+            }
             let piece = self.piece();
-            if !piece.is_empty() {
-                self.heartbeat = Instant::now() + self.api.limits.heartbeat;
-                return Some(piece);
+            self.has_more = !piece.is_last;
+            if !piece.text.is_empty() {
+                let now = Instant::now();
+                self.heartbeat = now + self.api.limits.heartbeat;
+                if piece.is_last {
+                    self.pace = now + PACE;
+                }
+                return Some(piece.text);
+            }
+            if self.has_more {
+                continue;
             }
             // All arms are cancel safe.
             tokio::select! {
                 () = self.api.shutdown.cancelled() => return None,
-                item = self.feed.next() => self.take(item),
+                has_come = self.reader.has_come() => if !has_come { return None },
                 () = sleep_until(self.heartbeat) => {
                     self.heartbeat = Instant::now() + self.api.limits.heartbeat;
                     return Some(HEARTBEAT.to_owned());
@@ -164,109 +191,67 @@ impl Session {
         }
     }
 
-    fn take(&mut self, item: FeedItem) {
-        match item {
-            FeedItem::Disconnected { error } => {
-                if !std::mem::replace(&mut self.has_lost_registry, true) {
-                    let lost = RegistryAnswers { answers: false, text: error.to_string() };
-                    self.remarks.push_back(event("registry", &lost));
-                }
-                return;
-            }
-            FeedItem::Snapshot(list) => self.list(list),
-            FeedItem::Changes { revision, changes } => {
-                self.revision = revision;
-                self.is_open = true;
-                for change in changes {
-                    self.change(change);
-                }
-            }
-        }
-        if std::mem::replace(&mut self.has_lost_registry, false) {
-            let back = RegistryAnswers { answers: true, text: String::new() };
-            self.remarks.push_back(event("registry", &back));
-        }
-    }
-
-    /// Everything anew. What the client has already is not told again.
-    fn list(&mut self, list: FeedSnapshot) {
-        self.revision = list.revision;
-        self.is_open = true;
-        self.followed.clear();
-        for entry in list.entries {
-            self.followed.put(entry);
-        }
-        self.changed = self.told.keys().cloned().chain(self.followed.rows()).collect();
-    }
-
-    fn change(&mut self, change: Change) {
-        let key = change.key();
-        self.followed.rows_of(&key, &mut self.changed);
-        match change {
-            Change::Put(entry) => {
-                let is_leader = matches!(entry, Entry::Leader(_));
-                self.followed.put(entry);
-                if is_leader {
-                    // The one before was marked above.
-                    self.followed.rows_of(&key, &mut self.changed);
-                }
-            }
-            Change::Deleted { key, .. } => self.followed.remove(&key),
-            // Unknown, not absent: what was readable last stays.
-            Change::Undecodable(_) => {}
-        }
-    }
-
     /// Of what is to be told, as much as is sent at once.
-    fn piece(&mut self) -> String {
-        let mut piece = String::new();
-        while let Some(remark) = self.remarks.pop_front() {
-            self.append(remark, &mut piece);
+    fn piece(&mut self) -> Piece {
+        let Session { api, kinds, reader, told, is_synced, has_told_lost, reset, held, .. } = self;
+        let pending = &mut *reader.pending();
+        let mut text = String::new();
+        if let Some(reset) = reset.take() {
+            append(held, reset, &mut text);
         }
-        let now = self.api.now();
-        while piece.len() < PIECE
-            && let Some(row) = self.changed.pop_first()
+        if pending.lost.is_some() != *has_told_lost {
+            *has_told_lost = pending.lost.is_some();
+            let answers =
+                RegistryAnswers { answers: !*has_told_lost, text: pending.lost.clone().unwrap_or_default() };
+            append(held, event("registry", &answers), &mut text);
+        }
+        let (now, mut rows) = (api.now(), 0);
+        while rows < ROWS
+            && text.len() < PIECE
+            && let Some(row) = pending.changed.pop_first()
         {
-            let told = self.told.get(&row).copied();
-            match self.followed.show(&row, now) {
-                Some(shown) if told == Some(shown.hash) => {}
+            rows += 1;
+            let before = told.get(&row).copied();
+            match pending.followed.show(&row, now) {
+                Some(shown) if before == Some(shown.hash) => {}
                 Some(shown) => {
-                    let text = format!("event: {}\ndata: {}\n", row.kind().as_str(), shown.json);
-                    self.told.insert(row, shown.hash);
-                    self.append(text, &mut piece);
+                    let row_event = format!("event: {}\ndata: {}\n", row.kind().as_str(), shown.json);
+                    told.insert(row, shown.hash);
+                    append(held, row_event, &mut text);
                 }
-                None if told.is_some() => {
-                    self.told.remove(&row);
-                    self.append(event("deleted", &row.deleted()), &mut piece);
+                None if before.is_some() => {
+                    told.remove(&row);
+                    append(held, event("deleted", &row.deleted()), &mut text);
                 }
                 None => {}
             }
         }
-        if self.changed.is_empty() && std::mem::replace(&mut self.is_open, false) {
-            if !std::mem::replace(&mut self.is_synced, true) {
-                self.append(event("synced", &Synced { revision: self.revision.0 }), &mut piece);
-            }
-            if let Some(last) = self.held.take() {
-                piece.push_str(&format!("{last}id: {}\n\n", self.revision.0));
-            }
+        if pending.is_open && !pending.changed.is_empty() {
+            return Piece { text, is_last: false };
         }
-        if self.is_open {
-            return piece;
+        if std::mem::replace(&mut pending.is_open, false) {
+            if !std::mem::replace(is_synced, true) {
+                append(held, event("synced", &Synced { revision: pending.revision.0 }), &mut text);
+            }
+            if let Some(last) = held.take() {
+                let id = id(pending.followed.cluster(), kinds, pending.revision);
+                text.push_str(&format!("{last}id: {id}\n\n"));
+            }
         }
         // A remark alone ends nothing.
-        if let Some(last) = self.held.take() {
-            piece.push_str(&last);
-            piece.push('\n');
+        if let Some(last) = held.take() {
+            text.push_str(&last);
+            text.push('\n');
         }
-        piece
+        Piece { text, is_last: true }
     }
+}
 
-    /// Ends the event before this one, which then cannot be the last of its revision.
-    fn append(&mut self, event: String, piece: &mut String) {
-        if let Some(before) = self.held.replace(event) {
-            piece.push_str(&before);
-            piece.push('\n');
-        }
+/// Ends the event before this one, which then cannot be the last of its revision.
+fn append(held: &mut Option<String>, event: String, text: &mut String) {
+    if let Some(before) = held.replace(event) {
+        text.push_str(&before);
+        text.push('\n');
     }
 }
 
@@ -282,18 +267,25 @@ fn hash_of(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// What a client has that was told everything up to `since`; or why that cannot be known any more.
+/// What a client has that was told everything up to the id `since`; or why that cannot be known any more.
 async fn was_told(
     api: &Api,
-    kinds: BTreeSet<WatchKind>,
-    since: Revision,
-    now: Revision,
+    kinds: &BTreeSet<WatchKind>,
+    since: &str,
+    reader: &Reader,
 ) -> Result<Result<HashMap<Row, u64>, String>, Failure> {
-    if since > now {
-        let why = format!("revision {since} is in the future of this registry, which is at {now}");
-        return Ok(Err(why));
-    }
-    let snapshot = match api.registry.read_at(&followed::areas(&kinds), since).await {
+    let Some(since) = Since::parse(since) else {
+        return Ok(Err("this is no id of this registry's events".to_owned()));
+    };
+    let revision = {
+        let pending = reader.pending();
+        since.revision(pending.followed.cluster(), kinds, pending.revision)
+    };
+    let revision: Revision = match revision {
+        Ok(revision) => revision,
+        Err(why) => return Ok(Err(why)),
+    };
+    let snapshot = match api.registry.read_at(&followed::areas(kinds), revision).await {
         Ok(snapshot) => snapshot,
         Err(RegistryError::Store {
             error: error @ (StoreError::Compacted { .. } | StoreError::FutureRevision { .. }),
@@ -301,7 +293,7 @@ async fn was_told(
         }) => return Ok(Err(error.to_string())),
         Err(error) => return Err(error.into()),
     };
-    let at = api.now();
+    let (at, kinds) = (api.now(), kinds.clone());
     // As long as a list: beside the other requests.
     let told = tokio::task::spawn_blocking(move || {
         let followed = Followed::at(kinds, snapshot);
