@@ -56,7 +56,7 @@ struct Report<'a> {
     from: &'a str,
     done: bool,
     units: &'a [Entry],
-    /// Machines with metadata there that they lack here; set with --yes.
+    /// Machines with metadata there that they lack here.
     machines: &'a [Lacking],
 }
 
@@ -109,7 +109,7 @@ async fn read(settings: &Settings, command: &Import) -> Result<Fleet, SourceErro
 
 /// Metadata before units: a unit whose machine lacks it would be moved at once.
 async fn carry_out(connection: &Connection, command: &Import, plan: &mut Plan) -> anyhow::Result<Exit> {
-    for lacking in &plan.machines {
+    for lacking in plan.machines.iter().filter(|lacking| !lacking.metadata.is_empty()) {
         if let Err(error) = connection.set_metadata(&lacking.machine, &lacking.metadata).await {
             output::note(format!("Error setting metadata of machine {}: {error}", lacking.machine));
             return Ok(change::exit_of(&error));
@@ -177,12 +177,21 @@ fn text(plan: &Plan, from: &str, done: bool) -> String {
     }
     let set = if done { "Set" } else { "Would set" };
     for lacking in &plan.machines {
-        let pairs: Vec<String> =
-            lacking.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let machine = output::machine_id(&lacking.machine, false);
-        text.push_str(&format!("{set} metadata of {machine}: {}\n", pairs.join(",")));
+        if !lacking.metadata.is_empty() {
+            text.push_str(&format!("{set} metadata of {machine}: {}\n", pairs(&lacking.metadata)));
+        }
+        if !lacking.left.is_empty() {
+            let left = pairs(&lacking.left);
+            text.push_str(&format!("Left metadata of {machine} as they are here; there: {left}\n"));
+        }
     }
     text
+}
+
+fn pairs(metadata: &BTreeMap<String, String>) -> String {
+    let pairs: Vec<String> = metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
 }
 
 fn finish(plan: &Plan, yes: bool, exit: Exit) -> Exit {
@@ -194,8 +203,7 @@ fn finish(plan: &Plan, yes: bool, exit: Exit) -> Exit {
         output::note(format!("Nothing was changed, because {in_the_way} units cannot come as they are."));
         return Exit::FAILED;
     }
-    let is_all_here = plan.count(Fate::New) == 0 && plan.machines.is_empty();
-    if !yes && !is_all_here {
+    if !yes && plan.count(Fate::New) > 0 {
         output::note("Nothing was changed. Run it again with --yes to import them.");
         return Exit::FAILED;
     }
