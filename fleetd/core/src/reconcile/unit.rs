@@ -126,7 +126,11 @@ pub(super) fn without_order(at: &Subject<'_>, source: OrderSource, pass: &mut Pa
     record.withdrawn = true;
     if is_gone && at.seen.is_at_rest() && !at.seen.is_clean() && !at.seen.is_busy {
         // Told to go, and stopped, before the order went: what is left of it is only files.
-        let doing = remove(at, &mut record);
+        note_failure(at, &mut record);
+        let doing = if is_waiting(at, &record) { waiting(&record) } else { remove(at, &mut record) };
+        if let Some(look) = doing.look {
+            pass.look_at(look);
+        }
         pass.steps.extend(doing.steps.into_iter().map(|step| (at.name.clone(), step)));
     } else if is_gone || is_of_another_boot {
         let since = *record.gone_at.get_or_insert(at.now);

@@ -181,3 +181,25 @@ fn what_fleet_1_has_left_and_nobody_orders_is_only_shown() {
     assert_eq!((m.row(A).phase, m.stops(A)), (RowPhase::Orphan, 0));
     assert_eq!(m.files[&name(A)].run_hash, None);
 }
+
+#[test]
+fn files_of_what_was_told_to_go_wait_too_while_the_daemon_of_fleet_1_runs() {
+    let mut m = Model::new();
+    m.give(A, order(1, Wanted::Loaded));
+    m.settle();
+    m.give(A, order(2, Wanted::Gone));
+    m.pass(Some(Dies::AfterSteps(0)));
+    m.orders.clear();
+    let mut tries = 0;
+    for _ in 0..20 {
+        let reason = Reason::new(FLEET_1_RUNS, "it runs");
+        m.inject.insert(name(A), StepFailure { kind: FailureKind::NotDone, at_start: false, reason });
+        m.pass(None);
+        tries += m.last.steps.len();
+    }
+    assert_eq!(tries, 1, "once in five seconds");
+    m.inject.clear();
+    m.now += 5_001;
+    m.settle();
+    assert!(!m.files.contains_key(&name(A)));
+}
