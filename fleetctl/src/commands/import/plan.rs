@@ -14,8 +14,10 @@ use super::source::{Fleet, options};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fate {
-    /// It comes.
+    /// It comes, or would; after an import that failed half way it has not come.
     New,
+    /// It has come.
+    Imported,
     /// It is here, with the same text.
     Same,
     /// A unit of that name is here, with another text.
@@ -49,6 +51,9 @@ pub struct Lacking {
     /// What is only told.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub left: BTreeMap<String, String>,
+    /// Whether `metadata` has been set.
+    #[serde(rename = "set")]
+    pub is_set: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -204,7 +209,7 @@ fn lacking(
         let (metadata, left): (BTreeMap<String, String>, BTreeMap<String, String>) =
             differs.map(|(key, value)| (key.clone(), value.clone())).partition(|(key, _)| comes(key));
         let is_same = metadata.is_empty() && left.is_empty();
-        (!is_same).then(|| Lacking { machine: machine.id.clone(), metadata, left })
+        (!is_same).then(|| Lacking { machine: machine.id.clone(), metadata, left, is_set: false })
     };
     fleet.machines.iter().filter_map(of).collect()
 }
@@ -333,7 +338,7 @@ mod tests {
     }
 
     fn lacks(machine: &str, set: &[(&str, &str)], left: &[(&str, &str)]) -> Lacking {
-        Lacking { machine: machine.into(), metadata: metadata(set), left: metadata(left) }
+        Lacking { machine: machine.into(), metadata: metadata(set), left: metadata(left), is_set: false }
     }
 
     #[test]
