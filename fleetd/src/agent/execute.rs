@@ -94,7 +94,22 @@ impl std::fmt::Debug for Executor {
 impl Executor {
     /// Carries out the steps of one pass, which come in their order, and reports each; last, when nobody waits any
     /// more, has systemd read links of `[Install]` that it has to. With `checks_links` also those of earlier passes.
-    pub(super) async fn carry_out(self, steps: Vec<(UnitName, Step)>, checks_links: bool, reports: Reports) {
+    pub(super) async fn carry_out(
+        self,
+        mut steps: Vec<(UnitName, Step)>,
+        checks_links: bool,
+        reports: Reports,
+    ) {
+        // Whatever a step does to a unit, fleet 1.0 would undo or do once more.
+        if !steps.is_empty()
+            && let Err(why) = self.without_fleet_1().await
+        {
+            let units: BTreeSet<UnitName> = steps.drain(..).map(|(unit, _)| unit).collect();
+            for unit in units {
+                tell(&reports, StepReport::Failed { unit: unit.clone(), failure: why.clone() });
+                tell(&reports, StepReport::Finished { unit });
+            }
+        }
         let mut down: BTreeMap<UnitName, Vec<Step>> = BTreeMap::new();
         let reloading: BTreeSet<UnitName> =
             steps.iter().filter(|(_, step)| *step == Step::Reload).map(|(unit, _)| unit.clone()).collect();
@@ -224,13 +239,8 @@ impl Executor {
             return false;
         }
         let mut has_links = false;
-        let is_in_the_way = !installs.is_empty() && self.fleet_1_runs().await;
         let installed = installs.into_iter().map(|(unit, content, run_hash)| async move {
-            let done = if is_in_the_way {
-                Err(fleet_1_in_the_way())
-            } else {
-                self.install(&unit, content, run_hash).await
-            };
+            let done = self.install(&unit, content, run_hash).await;
             (unit, OnDisk { content, run_hash: Some(run_hash), is_linked: true }, done)
         });
         let began = Instant::now();
@@ -287,12 +297,17 @@ impl Executor {
         has_links
     }
 
-    /// Whether the daemon of fleet 1.0 is alive here. What cannot be read is found out by the steps themselves.
-    async fn fleet_1_runs(&self) -> bool {
+    /// An error while the daemon of fleet 1.0 is alive here, and while nobody can say whether it is.
+    async fn without_fleet_1(&self) -> Result<(), StepFailure> {
         let name: UnitName = FLEET_1.parse().expect("it is the name of a unit");
-        let found = self.systemd.inspect(&name).await.ok().flatten();
-        // A unit of this cluster may have that name.
-        found.is_some_and(|unit| !unit.active.is_at_rest() && unit.loaded_run_hash.is_none())
+        match self.systemd.inspect(&name).await {
+            // A unit of this cluster may have that name.
+            Ok(Some(unit)) if !unit.active.is_at_rest() && unit.loaded_run_hash.is_none() => {
+                Err(fleet_1_in_the_way())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(StepFailure { kind: FailureKind::NotDone, ..failure(&error, false) }),
+        }
     }
 
     /// Whether the text asks for links.

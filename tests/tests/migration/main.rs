@@ -197,6 +197,12 @@ fn a_cluster_of_fleet_1_is_taken_over_without_a_restart_of_any_unit() {
     for line in [no_restart, reload, kill] {
         play(line, &["m1"]);
     }
+    // It stays ended, whoever starts it: a socket of its own, a boot, a person.
+    for machine in cluster.lab.machines() {
+        machine.systemctl(&["start", "fleet.service"]).expect("a start whose condition fails is no error");
+        let active = machine.property("fleet.service", "ActiveState").expect("the machine answers");
+        assert!(matches!(&*active, "inactive" | "failed"), "fleet.service is {active} on {}", machine.name());
+    }
     await_taken_over(&cluster, &["m1"]);
 
     assert_eq!(all_runs(&cluster), before, "units ran on, the same runs on the same machines");

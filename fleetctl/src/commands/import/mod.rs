@@ -56,7 +56,7 @@ struct Report<'a> {
     from: &'a str,
     done: bool,
     units: &'a [Entry],
-    /// Machines with metadata there that they lack here; set with --yes.
+    /// Machines with metadata there that they lack here.
     machines: &'a [Lacking],
 }
 
@@ -95,7 +95,7 @@ pub async fn run(connection: &Connection, settings: &Settings, command: Import) 
         let (units, machines) = (&plan.units[..], &plan.machines[..]);
         json::print(&Report { from: &fleet.from, done, units, machines })?;
     } else {
-        output::raw(text(&plan, &fleet.from, done))?;
+        output::raw(text(&plan, &fleet.from, goes))?;
     }
     Ok(finish(&plan, command.yes, exit))
 }
@@ -109,11 +109,12 @@ async fn read(settings: &Settings, command: &Import) -> Result<Fleet, SourceErro
 
 /// Metadata before units: a unit whose machine lacks it would be moved at once.
 async fn carry_out(connection: &Connection, command: &Import, plan: &mut Plan) -> anyhow::Result<Exit> {
-    for lacking in &plan.machines {
+    for lacking in plan.machines.iter_mut().filter(|lacking| !lacking.metadata.is_empty()) {
         if let Err(error) = connection.set_metadata(&lacking.machine, &lacking.metadata).await {
             output::note(format!("Error setting metadata of machine {}: {error}", lacking.machine));
             return Ok(change::exit_of(&error));
         }
+        lacking.is_set = true;
     }
     let total = plan.count(Fate::New);
     let mut sent = 0;
@@ -151,38 +152,55 @@ async fn carry_out(connection: &Connection, command: &Import, plan: &mut Plan) -
 fn judge(entry: &mut Entry, result: &ActionResult) -> bool {
     if let Some(error) = &result.error {
         (entry.fate, entry.text) = (Fate::Refused, error.to_string());
+    } else if result.ok {
+        entry.fate = Fate::Imported;
     }
     result.ok
 }
 
-fn text(plan: &Plan, from: &str, done: bool) -> String {
+/// With `goes` what has become of it, also if that is not all; otherwise what would.
+fn text(plan: &Plan, from: &str, goes: bool) -> String {
     let mut text = String::new();
-    let verb = if done { "Imported" } else { "Would import" };
-    let (new, same) = (plan.count(Fate::New), plan.count(Fate::Same));
-    text.push_str(&format!("{verb} {new} units from {from}; {same} are here already.\n"));
+    let (new, came, same) = (plan.count(Fate::New), plan.count(Fate::Imported), plan.count(Fate::Same));
+    let (verb, count) = if goes { ("Imported", came) } else { ("Would import", new) };
+    text.push_str(&format!("{verb} {count} units from {from}; {same} are here already.\n"));
     for entry in &plan.units {
         let place = if entry.machine.is_empty() {
             String::new()
         } else {
             format!(" on {}", output::machine_id(&entry.machine, false))
         };
+        let note = if entry.text.is_empty() { String::new() } else { format!(" ({})", entry.text) };
         let line = match entry.fate {
-            Fate::New if entry.text.is_empty() => format!("  {} {}{place}\n", entry.name, entry.desired),
-            Fate::New => format!("  {} {}{place} ({})\n", entry.name, entry.desired, entry.text),
+            Fate::New if goes => format!("  {} {}{place}: not imported\n", entry.name, entry.desired),
+            Fate::New | Fate::Imported => format!("  {} {}{place}{note}\n", entry.name, entry.desired),
             Fate::Same if entry.text == "here already" => continue,
             Fate::Same => format!("  {} {}: {}\n", entry.name, entry.desired, entry.text),
             Fate::Conflict | Fate::Refused => continue,
         };
         text.push_str(&line);
     }
-    let set = if done { "Set" } else { "Would set" };
     for lacking in &plan.machines {
-        let pairs: Vec<String> =
-            lacking.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let machine = output::machine_id(&lacking.machine, false);
-        text.push_str(&format!("{set} metadata of {machine}: {}\n", pairs.join(",")));
+        let set = match (lacking.is_set, goes) {
+            (true, _) => "Set",
+            (false, true) => "Did not set",
+            (false, false) => "Would set",
+        };
+        if !lacking.metadata.is_empty() {
+            text.push_str(&format!("{set} metadata of {machine}: {}\n", pairs(&lacking.metadata)));
+        }
+        if !lacking.left.is_empty() {
+            let left = pairs(&lacking.left);
+            text.push_str(&format!("Left metadata of {machine} as they are here; there: {left}\n"));
+        }
     }
     text
+}
+
+fn pairs(metadata: &BTreeMap<String, String>) -> String {
+    let pairs: Vec<String> = metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
 }
 
 fn finish(plan: &Plan, yes: bool, exit: Exit) -> Exit {
@@ -194,10 +212,56 @@ fn finish(plan: &Plan, yes: bool, exit: Exit) -> Exit {
         output::note(format!("Nothing was changed, because {in_the_way} units cannot come as they are."));
         return Exit::FAILED;
     }
-    let is_all_here = plan.count(Fate::New) == 0 && plan.machines.is_empty();
-    if !yes && !is_all_here {
+    if !yes && plan.count(Fate::New) > 0 {
         output::note("Nothing was changed. Run it again with --yes to import them.");
         return Exit::FAILED;
     }
     exit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str) -> Entry {
+        Entry {
+            name: name.into(),
+            desired: "launched".into(),
+            machine: String::new(),
+            fate: Fate::New,
+            text: String::new(),
+            action: None,
+        }
+    }
+
+    fn lacking(machine: &str, is_set: bool) -> Lacking {
+        let metadata = BTreeMap::from([("role".to_owned(), "web".to_owned())]);
+        Lacking { machine: machine.into(), metadata, left: BTreeMap::new(), is_set }
+    }
+
+    #[test]
+    fn after_a_failure_half_way_what_has_come_is_told_apart_from_what_has_not() {
+        let mut came = entry("a.service");
+        assert!(judge(&mut came, &ActionResult { ok: true, ..ActionResult::default() }));
+        assert_eq!(came.fate, Fate::Imported);
+        let plan = Plan {
+            units: vec![came, entry("b.service")],
+            machines: vec![lacking("m1", true), lacking("m2", false)],
+        };
+        assert_eq!(
+            text(&plan, "there", true),
+            "Imported 1 units from there; 0 are here already.\n  a.service launched\n  b.service launched: not \
+             imported\nSet metadata of m1...: role=web\nDid not set metadata of m2...: role=web\n"
+        );
+    }
+
+    #[test]
+    fn what_would_come_is_told_as_such() {
+        let plan = Plan { units: vec![entry("b.service")], machines: vec![lacking("m2", false)] };
+        assert_eq!(
+            text(&plan, "there", false),
+            "Would import 1 units from there; 0 are here already.\n  b.service launched\nWould set metadata of m2...: \
+             role=web\n"
+        );
+    }
 }

@@ -14,8 +14,10 @@ use super::source::{Fleet, options};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fate {
-    /// It comes.
+    /// It comes, or would; after an import that failed half way it has not come.
     New,
+    /// It has come.
+    Imported,
     /// It is here, with the same text.
     Same,
     /// A unit of that name is here, with another text.
@@ -39,11 +41,19 @@ pub struct Entry {
     pub action: Option<Action>,
 }
 
-/// Metadata that a machine has there and not here. Units are placed by it.
+/// Metadata that a machine has there and not here. Units are placed by it, so that what somebody has set here since an
+/// earlier import is left alone: to overwrite it would move units.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Lacking {
     pub machine: String,
+    /// What is set before the units come; empty for a machine to which none comes.
     pub metadata: BTreeMap<String, String>,
+    /// What is only told.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left: BTreeMap<String, String>,
+    /// Whether `metadata` has been set.
+    #[serde(rename = "set")]
+    pub is_set: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -75,7 +85,8 @@ impl Plan {
         let depths: BTreeMap<String, usize> =
             peers.keys().map(|name| (name.clone(), depth(name, &peers, &mut BTreeSet::new()))).collect();
         units.sort_by_key(|entry| depths.get(&entry.name).copied().unwrap_or_default());
-        Plan { units, machines: lacking(fleet, &present) }
+        let machines = lacking(fleet, &units, &states, &present);
+        Plan { units, machines }
     }
 
     pub fn count(&self, fate: Fate) -> usize {
@@ -173,13 +184,32 @@ fn depth(name: &str, peers: &BTreeMap<String, Vec<String>>, above: &mut BTreeSet
     deepest.unwrap_or(0)
 }
 
-fn lacking(fleet: &Fleet, present: &BTreeMap<&str, &MachineView>) -> Vec<Lacking> {
+fn lacking(
+    fleet: &Fleet,
+    units: &[Entry],
+    states: &BTreeMap<&str, Vec<&UnitState>>,
+    present: &BTreeMap<&str, &MachineView>,
+) -> Vec<Lacking> {
+    let is_repeat = units.iter().any(|entry| entry.fate == Fate::Same);
+    // A global unit is where it has a state.
+    let takes: BTreeSet<&str> = units
+        .iter()
+        .filter(|entry| entry.fate == Fate::New)
+        .flat_map(|entry| {
+            let states = states.get(entry.name.as_str()).into_iter().flatten();
+            states.map(|state| state.machine_id.as_str()).chain([entry.machine.as_str()])
+        })
+        .collect();
     let of = |machine: &fleet_api::v1::Machine| {
         let here = present.get(machine.id.as_str())?;
-        let lacks = |(key, value): &(&String, &String)| here.metadata.get(*key) != Some(*value);
-        let metadata: BTreeMap<String, String> =
-            machine.metadata.iter().filter(lacks).map(|(key, value)| (key.clone(), value.clone())).collect();
-        (!metadata.is_empty()).then(|| Lacking { machine: machine.id.clone(), metadata })
+        let differs = machine.metadata.iter().filter(|(key, value)| here.metadata.get(*key) != Some(*value));
+        let comes = |key: &str| {
+            takes.contains(machine.id.as_str()) && !(is_repeat && here.metadata.contains_key(key))
+        };
+        let (metadata, left): (BTreeMap<String, String>, BTreeMap<String, String>) =
+            differs.map(|(key, value)| (key.clone(), value.clone())).partition(|(key, _)| comes(key));
+        let is_same = metadata.is_empty() && left.is_empty();
+        (!is_same).then(|| Lacking { machine: machine.id.clone(), metadata, left, is_set: false })
     };
     fleet.machines.iter().filter_map(of).collect()
 }
@@ -283,17 +313,46 @@ mod tests {
         assert_eq!(names, ["c.service", "b.service", "a.service"]);
     }
 
-    #[test]
-    fn metadata_that_differs_here_is_to_be_set() {
-        let machine = |pairs: &[(&str, &str)]| Machine {
-            id: "m1".into(),
-            metadata: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    fn metadata(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// Two units on m1, of which the first ones are here already, and metadata of m1 and m2 there and of m1 here.
+    fn plan_of_metadata(are_here: usize, here_now: &[(&str, &str)]) -> Vec<Lacking> {
+        let machine = |id: &str, pairs: &[(&str, &str)]| Machine {
+            id: id.into(),
+            metadata: metadata(pairs),
             ..Machine::default()
         };
-        let fleet = Fleet { machines: vec![machine(&[("role", "web"), ("rack", "3")])], ..Fleet::default() };
-        let here = MachineView { metadata: [("rack".into(), "3".into())].into(), ..present("m1") };
-        let plan = Plan::of(&fleet, &BTreeMap::new(), &[here]);
-        assert_eq!(plan.machines.len(), 1);
-        assert_eq!(plan.machines[0].metadata, BTreeMap::from([("role".to_owned(), "web".to_owned())]));
+        let units = vec![unit("a.service", "launched", "m1", &[]), unit("b.service", "launched", "m1", &[])];
+        let view = |unit: &Unit| UnitView {
+            name: unit.name.clone(),
+            hash: UnitFile::from_options(options(unit)).unwrap().unit_hash().to_string(),
+            desired: "launched".into(),
+            ..UnitView::default()
+        };
+        let here = units.iter().take(are_here).map(|unit| (unit.name.clone(), view(unit))).collect();
+        let machines = vec![machine("m1", &[("role", "web"), ("rack", "3")]), machine("m2", &[("x", "y")])];
+        let present = [MachineView { metadata: metadata(here_now), ..present("m1") }, present("m2")];
+        Plan::of(&Fleet { units, machines, ..Fleet::default() }, &here, &present).machines
+    }
+
+    fn lacks(machine: &str, set: &[(&str, &str)], left: &[(&str, &str)]) -> Lacking {
+        Lacking { machine: machine.into(), metadata: metadata(set), left: metadata(left), is_set: false }
+    }
+
+    #[test]
+    fn metadata_that_differs_here_is_set_where_a_unit_comes_and_told_elsewhere() {
+        let plan = plan_of_metadata(0, &[("rack", "3"), ("role", "file")]);
+        assert_eq!(plan, [lacks("m1", &[("role", "web")], &[]), lacks("m2", &[], &[("x", "y")])]);
+    }
+
+    #[test]
+    fn a_repeat_leaves_metadata_alone_that_somebody_has_set_here_since() {
+        let all = plan_of_metadata(2, &[("role", "db")]);
+        let m2 = lacks("m2", &[], &[("x", "y")]);
+        assert_eq!(all, [lacks("m1", &[], &[("rack", "3"), ("role", "web")]), m2.clone()], "no unit comes");
+        let one = plan_of_metadata(1, &[("role", "db")]);
+        assert_eq!(one, [lacks("m1", &[("rack", "3")], &[("role", "web")]), m2], "one comes");
     }
 }

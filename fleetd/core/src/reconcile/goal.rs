@@ -62,6 +62,12 @@ impl Goal {
         if is_its_text && seen.is_up() {
             return Goal { adopt: true, ..Goal::default() };
         }
+        // Asked for here before the takeover: the run of fleet 1.0 is not the one that is wanted.
+        let is_over = order.counters.stop > 0 || order.counters.restart > 0;
+        if is_left_by_fleet_1(order, seen) && seen.is_up() && is_over {
+            let start = order.wanted == Wanted::Launched;
+            return Goal { stop: true, text: true, start, ..Goal::default() };
+        }
         if is_left_by_fleet_1(order, seen) && (seen.is_up() || (seen.is_at_rest() && !is_asked_to_run(order)))
         {
             return Goal { mark: true, ..Goal::default() };

@@ -29,6 +29,7 @@ mod sequence;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod toward;
 mod unit;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,11 +8,12 @@ use unit_files::{ContentHash, UnitName};
 use super::admission::Admission;
 use super::goal::Goal;
 use super::intent::{self, Fate};
-use super::left::is_left_by_fleet_1;
+use super::left::{is_asked_to_run, is_left_by_fleet_1};
 use super::observed::{FailureKind, Fragment, JobKind, Observed};
-use super::record::{Applied, DiskRecord, Intent, LONGEST_WAIT, Outcome, Run};
+use super::record::{DiskRecord, LONGEST_WAIT, Outcome, Run};
 use super::row::{self, Says};
-use super::{Ack, FetchProblem, Local, OrderSource, Pass, Step};
+use super::toward::{advance, mark, remove};
+use super::{Ack, Local, OrderSource, Pass, Step};
 use crate::ids::BootId;
 use crate::records::{Order, Reason, RowPhase, STALE_ORDER, Versioned, Wanted};
 use crate::time::{Span, Timestamp};
@@ -31,19 +32,19 @@ pub(super) struct Subject<'a> {
 
 /// What one unit adds to a pass.
 #[derive(Debug, Default)]
-struct Doing {
-    steps: Vec<Step>,
-    fetch: Option<ContentHash>,
-    is_gone: bool,
-    says: Says,
-    look: Option<Timestamp>,
+pub(super) struct Doing {
+    pub steps: Vec<Step>,
+    pub fetch: Option<ContentHash>,
+    pub is_gone: bool,
+    pub says: Says,
+    pub look: Option<Timestamp>,
 }
 
 impl Doing {
-    fn phase(phase: RowPhase) -> Doing {
+    pub(super) fn phase(phase: RowPhase) -> Doing {
         Doing { says: Says { phase, ..Says::default() }, ..Doing::default() }
     }
-    fn steps(phase: RowPhase, steps: impl IntoIterator<Item = Step>) -> Doing {
+    pub(super) fn steps(phase: RowPhase, steps: impl IntoIterator<Item = Step>) -> Doing {
         Doing { steps: steps.into_iter().collect(), ..Doing::phase(phase) }
     }
 }
@@ -125,7 +126,11 @@ pub(super) fn without_order(at: &Subject<'_>, source: OrderSource, pass: &mut Pa
     record.withdrawn = true;
     if is_gone && at.seen.is_at_rest() && !at.seen.is_clean() && !at.seen.is_busy {
         // Told to go, and stopped, before the order went: what is left of it is only files.
-        let doing = remove(at, &mut record);
+        note_failure(at, &mut record);
+        let doing = if is_waiting(at, &record) { waiting(&record) } else { remove(at, &mut record) };
+        if let Some(look) = doing.look {
+            pass.look_at(look);
+        }
         pass.steps.extend(doing.steps.into_iter().map(|step| (at.name.clone(), step)));
     } else if is_gone || is_of_another_boot {
         let since = *record.gone_at.get_or_insert(at.now);
@@ -242,7 +247,7 @@ fn finish(record: &mut DiskRecord, run: Run, boot: &BootId) {
     }
 }
 
-fn adopted(at: &Subject<'_>, record: &DiskRecord) -> Run {
+pub(super) fn adopted(at: &Subject<'_>, record: &DiskRecord) -> Run {
     let unit = at.seen.loaded.as_ref();
     Run {
         uid: record.order.uid.clone(),
@@ -259,11 +264,15 @@ fn adopted(at: &Subject<'_>, record: &DiskRecord) -> Run {
 fn note_failure(at: &Subject<'_>, record: &mut DiskRecord) {
     let Some(failure) = &at.seen.failure else { return };
     let reason = failure.reason.clone();
+    let is_to_be_marked = is_left_by_fleet_1(&record.order, at.seen)
+        && (at.seen.is_up() || (at.seen.is_at_rest() && !is_asked_to_run(&record.order)));
+    // It counted as done with the mark, which is not there.
+    if is_to_be_marked && at.seen.is_at_rest() {
+        record.applied = None;
+    }
     match failure.kind {
-        // What is refused is moved; what runs here already is not worth less for a mark that it lacks.
-        FailureKind::Refusal if is_left_by_fleet_1(&record.order, at.seen) && at.seen.is_up() => {
-            record.retry(reason, at.now);
-        }
+        // What is refused is moved; what is here already is not worth less for a mark that it lacks.
+        FailureKind::Refusal if is_to_be_marked => record.retry(reason, at.now),
         FailureKind::Refusal => {
             record.intent = None;
             record.refuse(reason, at.now);
@@ -296,7 +305,7 @@ fn is_waiting(at: &Subject<'_>, record: &DiskRecord) -> bool {
 }
 
 /// What a row says of the trouble that holds the order up, and when it is tried again.
-fn waiting(record: &DiskRecord) -> Doing {
+pub(super) fn waiting(record: &DiskRecord) -> Doing {
     let Some(trouble) = &record.trouble else { return Doing::phase(RowPhase::Loading) };
     let mut doing = Doing::phase(if trouble.is_refusal { RowPhase::Refused } else { RowPhase::Retrying });
     if trouble.is_refusal {
@@ -315,7 +324,7 @@ fn under_way(at: &Subject<'_>, goal: Goal) -> Doing {
 }
 
 /// The unit is the host's: its name is taken, and nothing of it is ours to touch.
-fn is_foreign(at: &Subject<'_>, record: Option<&DiskRecord>) -> bool {
+pub(super) fn is_foreign(at: &Subject<'_>, record: Option<&DiskRecord>) -> bool {
     let Some(unit) = &at.seen.loaded else { return false };
     let ours = record.and_then(|record| record.run.as_ref()).filter(|run| run.boot == at.local.boot);
     let is_our_run =
@@ -332,171 +341,7 @@ fn is_foreign(at: &Subject<'_>, record: Option<&DiskRecord>) -> bool {
     }
 }
 
-fn shadowed(at: &Subject<'_>) -> String {
+pub(super) fn shadowed(at: &Subject<'_>) -> String {
     let path = at.seen.foreign_path().unwrap_or("without a unit file");
     format!("this machine has a unit of that name of its own ({path}); rename the unit, or remove the host's")
-}
-
-fn remove(at: &Subject<'_>, record: &mut DiskRecord) -> Doing {
-    let seen = at.seen;
-    if !is_foreign(at, Some(record)) {
-        if seen.is_up() {
-            return stop(at, record);
-        }
-        if !seen.is_at_rest() || seen.has_leftovers() {
-            return Doing::phase(RowPhase::Stopping);
-        }
-    }
-    if seen.is_clean() {
-        record.intent = None;
-        record.settle(&at.local.boot);
-        return Doing { is_gone: true, ..Doing::phase(RowPhase::Settled) };
-    }
-    let mut steps = Vec::new();
-    if seen.is_failed() && !is_foreign(at, Some(record)) {
-        steps.push(Step::ResetFailed);
-    }
-    if seen.is_pinned {
-        steps.push(Step::Unpin);
-    }
-    if seen.on_disk.is_some() {
-        steps.push(Step::Uninstall);
-    }
-    Doing::steps(RowPhase::Stopping, steps)
-}
-
-/// A stop that ended without ending the unit is asked for again, but not at once: something else starts it.
-fn stop(at: &Subject<'_>, record: &mut DiskRecord) -> Doing {
-    if let Some(result) = at.seen.has_ended(JobKind::Stop) {
-        let text = match result {
-            "done" => "stopped, but something else on this machine started it again; see `systemctl list-dependencies \
-                       --reverse` and its sockets, paths and timers"
-                .to_owned(),
-            other => format!("the stop ended as {other:?} and the unit still runs; see its journal"),
-        };
-        record.retry(Reason::new("stop-failed", text), at.now);
-        return waiting(record);
-    }
-    Doing::steps(RowPhase::Stopping, [Step::Stop])
-}
-
-/// Toward a text on disk, or a run.
-fn advance(at: &Subject<'_>, record: &mut DiskRecord, goal: Goal, admission: &Admission) -> Doing {
-    let seen = at.seen;
-    let is_stop_alone = goal.stop && !goal.text && !goal.start;
-    if is_foreign(at, Some(record)) {
-        let text = shadowed(at);
-        record.refuse(Reason::new("shadowed", text), at.now);
-        return waiting(record);
-    }
-    if !is_stop_alone {
-        if let Some(doing) = not_admitted(at, record, admission) {
-            return doing;
-        }
-        if goal.text
-            && let Some(doing) = without_text(at, record)
-        {
-            return doing;
-        }
-    }
-    if goal.stop && seen.is_up() {
-        record.relaunch = goal.start && record.order.wanted != Wanted::Launched;
-        return stop(at, record);
-    }
-    if !seen.is_at_rest() || (goal.text && seen.has_leftovers()) {
-        return Doing::phase(RowPhase::Stopping);
-    }
-    record.intent = None;
-    let mut steps = Vec::new();
-    if goal.text {
-        let is_let_go = !(seen.is_pinned || seen.is_failed());
-        if seen.loaded.is_some() && !is_let_go {
-            let failed = seen.is_failed().then_some(Step::ResetFailed);
-            let pinned = seen.is_pinned.then_some(Step::Unpin);
-            return Doing::steps(RowPhase::Loading, failed.into_iter().chain(pinned));
-        }
-        let (content, run_hash) = (record.order.content, record.order.run_hash);
-        steps.push(Step::Install { content, run_hash });
-        // Something of the host refers to it, so it stays loaded with the text it has.
-        if seen.loaded.as_ref().is_some_and(|unit| unit.load != "not-found") {
-            steps.push(Step::Reload);
-        }
-    }
-    if !goal.start {
-        return Doing::steps(RowPhase::Loading, steps);
-    }
-    record.intent = Some(Intent {
-        toward: Applied::of(&record.order, &at.local.boot),
-        previous: seen.invocation().map(str::to_owned),
-        previous_condition: seen.loaded.as_ref().map_or(0, |unit| unit.condition_timestamp),
-        since: at.now,
-        was_queued: false,
-    });
-    steps.push(Step::Start);
-    Doing::steps(RowPhase::Starting, steps)
-}
-
-/// Our mark beside a text that fleet 1.0 has left, by which the next look knows it. What is at rest is done with that.
-fn mark(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Doing {
-    let seen = at.seen;
-    if let Some(doing) = not_admitted(at, record, admission).or_else(|| without_text(at, record)) {
-        return doing;
-    }
-    let (content, run_hash) = (record.order.content, record.order.run_hash);
-    let mut steps = vec![Step::Install { content, run_hash }];
-    if seen.loaded.as_ref().is_some_and(|unit| unit.load != "not-found") {
-        steps.push(Step::Reload);
-    }
-    if !seen.is_at_rest() {
-        return Doing::steps(RowPhase::Loading, steps);
-    }
-    if seen.invocation().is_some() {
-        record.run = Some(adopted(at, record));
-    }
-    record.settle(&at.local.boot);
-    Doing::steps(RowPhase::Settled, steps)
-}
-
-fn not_admitted(at: &Subject<'_>, record: &mut DiskRecord, admission: &Admission) -> Option<Doing> {
-    match admission {
-        Admission::Free => None,
-        Admission::Refused(reason) => {
-            record.refuse(reason.clone(), at.now);
-            Some(waiting(record))
-        }
-        Admission::WaitsFor(other) => {
-            let text = format!("waits until {other}, with which it conflicts, has left this machine");
-            let mut doing = Doing::phase(RowPhase::Loading);
-            doing.says.error = Some(Reason::new("waits-for-conflict", text));
-            Some(doing)
-        }
-    }
-}
-
-/// The text is not here yet.
-fn without_text(at: &Subject<'_>, record: &mut DiskRecord) -> Option<Doing> {
-    let content = record.order.content;
-    if at.local.contents.contains_key(&content) {
-        return None;
-    }
-    let mut doing = Doing::phase(RowPhase::Loading);
-    match at.local.fetch_problems.get(&content) {
-        Some(FetchProblem::Absent(text)) if record.trouble.is_none() => {
-            let text = format!("its text cannot be had: {text}; submit the unit again");
-            record.refuse(Reason::new("content-missing", text), at.now);
-            return Some(waiting(record));
-        }
-        // The wait is over: look again, and until then go on saying why.
-        Some(FetchProblem::Absent(_)) => {
-            let trouble = record.trouble.clone();
-            record.refuse(trouble.map(|trouble| trouble.reason).unwrap_or_default(), at.now);
-            doing = waiting(record);
-            doing.fetch = Some(content);
-        }
-        Some(FetchProblem::Unreachable(text)) => {
-            doing.says.error = Some(Reason::new("content-unreachable", text.clone()));
-        }
-        None => doing.fetch = Some(content),
-    }
-    Some(doing)
 }

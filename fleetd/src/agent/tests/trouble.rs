@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use fleet_core::reconcile::FLEET_1_RUNS;
 use fleet_core::records::Wanted;
 use fleet_systemd::SystemdError;
 use fleet_systemd::fake::Call;
+use unit_files::UnitName;
 
 use super::harness::{Machine, counters, name};
 
@@ -137,4 +139,59 @@ async fn a_full_disk_stops_all_action_and_no_unit_and_is_left_behind() {
     m.fill_disk(false);
     m.until("b runs", |m| m.runs("b.service") == 1).await;
     m.until("a is gone", |m| !m.registry.has_order("a.service")).await;
+}
+
+/// The daemon of fleet 1.0, as far as systemd can tell.
+fn fleet_1(m: &Machine) -> UnitName {
+    let fleet_1 = name("fleet.service");
+    m.systemd.add_host_unit(&fleet_1, "/usr/lib/systemd/system/fleet.service", SERVICE);
+    m.systemd.admin_start(&fleet_1).unwrap();
+    fleet_1
+}
+
+fn error_of(m: &Machine, unit: &str) -> Option<String> {
+    m.registry.row(unit).and_then(|row| row.last_error).map(|error| error.code)
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_fleet_1_runs_another_text_a_start_and_an_end_of_a_unit_wait_for_its_end() {
+    let m = Machine::started().await;
+    for unit in ["text.service", "gone.service", "stop.service"] {
+        let number = m.registry.launch(unit, SERVICE);
+        m.until_done(unit, number).await;
+    }
+    let fleet_1 = fleet_1(&m);
+    let other = format!("{SERVICE}Nice=1\n");
+    let text = m.registry.launch("text.service", &other);
+    let gone = m.registry.order("gone.service", SERVICE, Wanted::Gone, counters(1, 0, 0));
+    let stop = m.registry.order("stop.service", SERVICE, Wanted::Loaded, counters(1, 1, 0));
+    let new = m.registry.launch("new.service", SERVICE);
+    let all = [("text.service", text), ("gone.service", gone), ("stop.service", stop), ("new.service", new)];
+    for (unit, number) in all {
+        m.until("it waits", |m| error_of(m, unit).as_deref() == Some(FLEET_1_RUNS)).await;
+        assert!(!m.registry.has_done(unit, number), "{unit}");
+    }
+    m.pass(Duration::from_secs(60)).await;
+    assert_eq!((m.systemd.counters().stops, m.runs("text.service"), m.runs("new.service")), (0, 1, 0));
+    assert!(m.systemd.on_disk(&name("gone.service")).is_some());
+    m.systemd.admin_stop(&fleet_1);
+    for (unit, number) in all {
+        m.until("it is done", |m| m.registry.has_done(unit, number) || !m.registry.has_order(unit)).await;
+    }
+    assert_eq!((m.runs("text.service"), m.runs("gone.service"), m.runs("new.service")), (2, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_does_not_say_whether_fleet_1_runs_is_asked_again_before_anything_is_done() {
+    let m = Machine::started().await;
+    let number = m.registry.launch("a.service", SERVICE);
+    m.until_done("a.service", number).await;
+    let timed_out = SystemdError::TimedOut { operation: "read unit", after: Duration::from_secs(25) };
+    m.systemd.fail(Call::Inspect, Some(&name("fleet.service")), None, timed_out);
+    let number = m.registry.order("a.service", SERVICE, Wanted::Gone, counters(1, 0, 0));
+    m.until("it waits", |m| error_of(m, "a.service").as_deref() == Some("systemd-timed-out")).await;
+    assert_eq!(m.systemd.counters().stops, 0);
+    m.systemd.clear_failures();
+    m.until("it is gone", |m| m.registry.has_done("a.service", number) || !m.registry.has_order("a.service"))
+        .await;
 }

@@ -117,36 +117,61 @@ fn a_machine_that_boots_again_starts_what_was_taken_over() {
 }
 
 #[test]
-fn while_the_daemon_of_fleet_1_runs_the_takeover_waits_five_seconds_at_a_time_and_is_no_refusal() {
+fn a_stop_that_was_asked_for_before_the_takeover_is_carried_out() {
     let mut m = left(Some("active"));
-    m.give(A, imported(1));
-    for _ in 0..20 {
-        let reason = Reason::new(FLEET_1_RUNS, "it runs");
-        let failure = StepFailure { kind: FailureKind::NotDone, at_start: false, reason };
-        m.inject.insert(name(A), failure);
-        m.pass(None);
-        m.pass(None);
-        let row = m.row(A);
-        assert_eq!((row.phase, row.refused.is_none(), row.applied), (RowPhase::Retrying, true, None));
-        assert_eq!(row.last_error.as_ref().map(|error| error.code.as_str()), Some(FLEET_1_RUNS));
-        m.now += 5_001;
-    }
+    m.give(A, Order { counters: Counters { start: 0, stop: 1, restart: 0 }, ..order(1, Wanted::Loaded) });
     m.settle();
-    assert_eq!((m.runs(A), m.stops(A), m.row(A).applied), (0, 0, Some(number(1))));
+    assert_eq!((m.runs(A), m.stops(A), m.is_active(A)), (0, 1, false));
+    assert_eq!((m.row(A).phase, m.row(A).applied), (RowPhase::Settled, Some(number(1))));
+}
+
+#[test]
+fn a_restart_that_was_asked_for_before_the_takeover_is_one_new_run() {
+    let mut m = left(Some("active"));
+    m.give(A, Order { counters: Counters { start: 0, stop: 0, restart: 1 }, ..imported(1) });
+    m.settle();
+    assert_eq!((m.runs(A), m.stops(A), m.is_active(A)), (1, 1, true));
+    assert_eq!((m.row(A).running, m.row(A).applied), (Some(run_hash(1)), Some(number(1))));
+}
+
+#[test]
+fn while_the_daemon_of_fleet_1_runs_the_takeover_waits_five_seconds_at_a_time_and_is_no_refusal() {
+    for active in [Some("active"), Some("failed"), None] {
+        let mut m = left(active);
+        m.give(A, imported(1));
+        for _ in 0..20 {
+            let reason = Reason::new(FLEET_1_RUNS, "it runs");
+            let failure = StepFailure { kind: FailureKind::NotDone, at_start: false, reason };
+            m.inject.insert(name(A), failure);
+            m.pass(None);
+            m.pass(None);
+            let row = m.row(A);
+            let told = (row.phase, row.refused.is_none(), row.applied);
+            assert_eq!(told, (RowPhase::Retrying, true, None), "{active:?}");
+            assert_eq!(row.last_error.as_ref().map(|error| error.code.as_str()), Some(FLEET_1_RUNS));
+            m.now += 5_001;
+        }
+        m.settle();
+        assert_eq!((m.runs(A), m.stops(A), m.row(A).applied), (0, 0, Some(number(1))), "{active:?}");
+        assert_eq!(m.files[&name(A)].run_hash, Some(run_hash(1)), "{active:?}");
+    }
 }
 
 #[test]
 fn a_mark_that_the_machine_refuses_is_tried_again_and_moves_nothing() {
-    let mut m = left(Some("active"));
-    m.give(A, imported(1));
-    let reason = Reason::new("shadowed", "something has the name");
-    m.inject.insert(name(A), StepFailure { kind: FailureKind::Refusal, at_start: false, reason });
-    m.pass(None);
-    m.pass(None);
-    assert_eq!((m.row(A).phase, m.row(A).refused.is_none()), (RowPhase::Retrying, true));
-    m.now += 1_001;
-    m.settle();
-    assert_eq!((m.runs(A), m.stops(A), m.row(A).applied), (0, 0, Some(number(1))));
+    for active in [Some("active"), Some("failed"), None] {
+        let mut m = left(active);
+        m.give(A, imported(1));
+        let reason = Reason::new("shadowed", "something has the name");
+        m.inject.insert(name(A), StepFailure { kind: FailureKind::Refusal, at_start: false, reason });
+        m.pass(None);
+        m.pass(None);
+        assert_eq!((m.row(A).phase, m.row(A).refused.is_none()), (RowPhase::Retrying, true), "{active:?}");
+        m.now += 1_001;
+        m.settle();
+        assert_eq!((m.runs(A), m.stops(A), m.row(A).applied), (0, 0, Some(number(1))), "{active:?}");
+        assert_eq!(m.files[&name(A)].run_hash, Some(run_hash(1)), "{active:?}");
+    }
 }
 
 #[test]
@@ -155,4 +180,26 @@ fn what_fleet_1_has_left_and_nobody_orders_is_only_shown() {
     m.settle();
     assert_eq!((m.row(A).phase, m.stops(A)), (RowPhase::Orphan, 0));
     assert_eq!(m.files[&name(A)].run_hash, None);
+}
+
+#[test]
+fn files_of_what_was_told_to_go_wait_too_while_the_daemon_of_fleet_1_runs() {
+    let mut m = Model::new();
+    m.give(A, order(1, Wanted::Loaded));
+    m.settle();
+    m.give(A, order(2, Wanted::Gone));
+    m.pass(Some(Dies::AfterSteps(0)));
+    m.orders.clear();
+    let mut tries = 0;
+    for _ in 0..20 {
+        let reason = Reason::new(FLEET_1_RUNS, "it runs");
+        m.inject.insert(name(A), StepFailure { kind: FailureKind::NotDone, at_start: false, reason });
+        m.pass(None);
+        tries += m.last.steps.len();
+    }
+    assert_eq!(tries, 1, "once in five seconds");
+    m.inject.clear();
+    m.now += 5_001;
+    m.settle();
+    assert!(!m.files.contains_key(&name(A)));
 }
