@@ -213,8 +213,8 @@ async fn refusals_and_answers_to_requests_are_what_the_document_says() {
         ("/fleet/v2/cluster/adopt", json!({"by": "me"}), 200),
         ("/fleet/v2/cluster/resume", json!({"by": "me"}), 200),
         ("/fleet/v2/machines/{id}/forget", json!({"by": "me"}), 409),
-        ("/fleet/v2/machines/{id}/confirm-dead", json!({"by": "me"}), 200),
-        ("/fleet/v2/machine/join", json!({"mode": "adopt"}), 200),
+        ("/fleet/v2/machines/{id}/confirm-dead", json!({"by": "me"}), 409),
+        ("/fleet/v2/machine/join", json!({"mode": "adopt"}), 409),
     ];
     let mut codes = Vec::new();
     for (path, body, code) in requests {
